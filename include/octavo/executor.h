@@ -1,0 +1,37 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+namespace octavo {
+
+/// Runs independent tasks on several threads. Callers may pass their own; results do not depend on it.
+class Executor {
+ public:
+  virtual ~Executor() = default;
+  virtual int concurrency() const = 0;
+  /// Calls task(i) once for each i in [0, count), in any order and on any threads; returns when all
+  /// have returned. Rethrows the first exception of a task.
+  virtual void parallel_for(std::int64_t count,
+                            const std::function<void(std::int64_t)>& task) = 0;
+};
+
+/// `threads - 1` workers and the calling thread. A caller that finds the pool busy works alone.
+class ThreadPool final : public Executor {
+ public:
+  explicit ThreadPool(int threads);
+  ~ThreadPool() override;
+  int concurrency() const override;
+  void parallel_for(std::int64_t count, const std::function<void(std::int64_t)>& task) override;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+/// The process's pool, made on first use: OCTAVO_NUM_THREADS, or as many threads as the process may
+/// run on. A forked child makes its own.
+Executor& default_executor();
+
+}  // namespace octavo

@@ -1,0 +1,141 @@
+#include "octavo/selection.h"
+
+#include <cstdio>
+#include <cstdlib>
+#include <iomanip>
+#include <sstream>
+
+#include "core/kernel.h"
+#include "cpu/table.h"
+#include "octavo/error.h"
+
+namespace octavo {
+namespace {
+
+std::string_view environment(const char* name) {
+  const char* value = std::getenv(name);
+  return value ? value : "";
+}
+
+std::string join_names(const std::vector<KernelInfo>& table) {
+  std::string text;
+  for (const KernelInfo& kernel : table) text += concat(text.empty() ? "" : ", ", kernel.name);
+  return text;
+}
+
+const std::vector<KernelInfo>& table_of(const Device& device) {
+  if (device.id == "cpu") return cpu_kernels();
+  throw Error(ErrorCode::unavailable,
+              concat("device '", device.id, "': this build has the device cpu only"));
+}
+
+}  // namespace
+
+Device Device::parse(std::string_view id) {
+  if (id == "cpu") return cpu();
+  throw Error(ErrorCode::unavailable,
+              concat("device '", id, "': this build has the device cpu only"));
+}
+
+Selection select_from(const std::vector<KernelInfo>& table, const Problem& problem,
+                      const Device& device, std::string_view forced) {
+  validate(problem);
+  Selection selection;
+  selection.problem_ = std::make_shared<const Problem>(problem);
+  selection.device_ = device;
+  selection.forced_ = !forced.empty();
+  bool found = false;
+  bool known = forced.empty();
+  std::string refusals;
+  for (std::size_t i = 0; i < table.size(); ++i) {
+    Candidate candidate{&table[i], table[i].supports(problem, device).reasons(), 0};
+    const bool wanted = forced.empty() || table[i].name == forced;
+    known = known || wanted;
+    if (candidate.reasons.empty()) {
+      candidate.cost_us = table[i].cost_us(problem, device);
+      if (wanted &&
+          (!found || candidate.cost_us < selection.candidates_[selection.winner_].cost_us)) {
+        selection.winner_ = i;
+        found = true;
+      }
+    } else if (wanted) {
+      for (const std::string& reason : candidate.reasons) {
+        refusals += concat("\n  ", table[i].name, ": ", reason);
+      }
+    }
+    selection.candidates_.push_back(std::move(candidate));
+  }
+  if (!known) {
+    throw Error(ErrorCode::unsupported, concat("no kernel '", forced, "' on ", device.id,
+                                               ": it has ", join_names(table)));
+  }
+  if (!found) {
+    throw Error(ErrorCode::unsupported,
+                concat(forced.empty() ? "no kernel" : "the forced kernel", " cannot compute ",
+                       problem.to_string(), refusals));
+  }
+  return selection;
+}
+
+Selection select(const Problem& problem, const Device& device, std::string_view kernel) {
+  std::string_view forced = kernel.empty() ? environment("OCTAVO_KERNEL") : kernel;
+  Selection selection = select_from(table_of(device), problem, device, forced);
+  if (environment("OCTAVO_LOG") == "selection") {
+    std::fputs(selection.to_string().c_str(), stderr);
+  }
+  return selection;
+}
+
+std::vector<std::string> kernel_names(const Device& device) {
+  std::vector<std::string> names;
+  for (const KernelInfo& kernel : table_of(device)) names.emplace_back(kernel.name);
+  return names;
+}
+
+std::string_view Selection::kernel() const { return candidates_[winner_].kernel->name; }
+
+std::string Selection::to_string() const {
+  std::ostringstream text;
+  text << "problem: " << problem_->to_string() << "\ndevice:  " << device_.id << " ("
+       << device_.name << ", " << device_.threads << " threads)\n"
+       << std::fixed << std::setprecision(1);
+  for (std::size_t i = 0; i < candidates_.size(); ++i) {
+    const Candidate& candidate = candidates_[i];
+    text << (i == winner_ ? "* " : "  ") << candidate.kernel->name << ": ";
+    if (candidate.reasons.empty()) text << "can, cost " << candidate.cost_us << " us";
+    for (std::size_t r = 0; r < candidate.reasons.size(); ++r) {
+      text << (r ? "; " : "cannot: ") << candidate.reasons[r];
+    }
+    if (i == winner_) text << (forced_ ? "  <- forced" : "  <- selected");
+    text << "\n";
+  }
+  return text.str();
+}
+
+Plan Selection::plan() const {
+  Plan plan;
+  plan.problem_ = problem_;
+  plan.kernel_ = candidates_[winner_].kernel;
+  return plan;
+}
+
+std::string_view Plan::kernel() const { return kernel_->name; }
+std::size_t Plan::workspace_size() const { return kernel_->workspace(*problem_); }
+
+void Plan::run(const Arguments& arguments, Executor& executor) const {
+  const std::size_t needed = workspace_size();
+  std::vector<std::byte> own;
+  std::byte* workspace = arguments.workspace.data();
+  if (arguments.workspace.empty()) {
+    own.resize(needed);
+    workspace = own.data();
+  } else if (arguments.workspace.size() < needed) {
+    throw Error(ErrorCode::invalid_argument, concat("workspace has ", arguments.workspace.size(),
+                                                    " bytes: the plan needs ", needed));
+  } else if (reinterpret_cast<std::uintptr_t>(workspace) % 64 != 0) {
+    throw Error(ErrorCode::invalid_argument, "workspace is not aligned to 64 bytes");
+  }
+  kernel_->launch(make_call(*problem_, arguments, workspace), executor);
+}
+
+}  // namespace octavo

@@ -1,0 +1,109 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "octavo/octavo.h"
+
+namespace octavo::verify {
+
+/// What the oracle and the comparison need to know of a dtype.
+struct Format {
+  int mantissa_bits;
+  int exponent_bits;
+  bool infinities;  ///< if not, only the all-ones pattern of exponent and mantissa is NaN
+  double largest;   ///< largest finite value
+};
+Format format_of(DType dtype);
+
+/// Rounds to nearest even; fp8 saturates, the others overflow to infinity.
+std::uint32_t encode(double value, DType dtype);
+double decode(std::uint32_t bits, DType dtype);
+void store(std::byte* at, double value, DType dtype);
+double load(const std::byte* at, DType dtype);
+
+/// Aligned bytes with guard bytes before and after, all of one value at first.
+class GuardedBuffer {
+ public:
+  GuardedBuffer() = default;
+  GuardedBuffer(std::size_t size, std::uint8_t fill);
+
+  std::byte* data() { return storage_.data() + begin_; }
+  const std::byte* data() const { return storage_.data() + begin_; }
+  std::size_t size() const { return size_; }
+  /// Whether the guards, and every byte from `used` on, still hold the fill.
+  bool untouched_beyond(std::size_t used) const;
+
+ private:
+  std::vector<std::byte> storage_;
+  std::size_t begin_ = 0;
+  std::size_t size_ = 0;
+  std::byte fill_{};
+};
+
+/// One random instance of a problem: the arguments of a run, and the same numbers for the oracle.
+class Case {
+ public:
+  /// `workspace_size`: of the plan; a run gets exactly as much, or nothing, as the seed says.
+  Case(const Problem& problem, std::uint64_t seed, std::size_t workspace_size);
+  Case(const Case&) = delete;
+  Case& operator=(const Case&) = delete;
+
+  const Problem& problem() const { return problem_; }
+  const Arguments& arguments() const { return arguments_; }
+
+  /// Of request r: the number of query tokens and of key tokens in the requests before.
+  std::int64_t first_q(std::int64_t r) const { return first_q_[r]; }
+  std::int64_t first_kv(std::int64_t r) const { return first_kv_[r]; }
+  std::int64_t total_q() const { return first_q_.back(); }
+  /// Whether query i of request r sees key j.
+  bool sees(std::int64_t r, std::int64_t i, std::int64_t j) const;
+
+  /// Stored values, by token of the whole batch, head and dim; keys that no query sees are 0 here.
+  const double* q(std::int64_t token, std::int64_t head) const {
+    return &q_[(token * problem_.hq + head) * problem_.d];
+  }
+  const double* k(std::int64_t token, std::int64_t head) const {
+    return &k_[(token * problem_.hkv + head) * problem_.d];
+  }
+  const double* v(std::int64_t token, std::int64_t head) const {
+    return &v_[(token * problem_.hkv + head) * problem_.dv];
+  }
+  double q_scale(std::int64_t kv_head) const { return q_scale_.at(kv_head); }
+  double k_scale(std::int64_t kv_head) const { return k_scale_.at(kv_head); }
+  double v_scale(std::int64_t kv_head) const { return v_scale_.at(kv_head); }
+  double out_scale(std::int64_t kv_head) const { return out_scale_.at(kv_head); }
+  std::optional<double> sink(std::int64_t head) const;
+  double slope(std::int64_t head) const;
+
+  /// What the run wrote.
+  double out(std::int64_t token, std::int64_t head, std::int64_t c) const;
+  double lse(std::int64_t token, std::int64_t head) const;
+  /// Names the output whose guard bytes or spare rows the run touched; empty if none.
+  std::string touched() const;
+
+ private:
+  struct Factor {
+    ScaleKind kind = ScaleKind::host;
+    float value = 1;
+    std::vector<float> values;
+    double at(std::int64_t kv_head) const;
+    Scale scale() const { return {value, values}; }
+  };
+  class Maker;
+
+  Problem problem_;
+  Arguments arguments_;
+  std::vector<std::int32_t> q_lens_, kv_lens_, page_table_;
+  std::vector<std::int64_t> first_q_, first_kv_;
+  std::vector<double> q_, k_, v_;
+  std::vector<float> sinks_, slopes_;
+  std::vector<std::uint8_t> bits_;
+  Factor q_scale_, k_scale_, v_scale_, out_scale_;
+  GuardedBuffer q_memory_, k_memory_, v_memory_, out_memory_, lse_memory_, workspace_memory_;
+};
+
+}  // namespace octavo::verify

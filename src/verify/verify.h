@@ -1,0 +1,30 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <string_view>
+
+#include "octavo/octavo.h"
+
+namespace octavo::verify {
+
+/// What came of one kernel on one problem.
+struct Result {
+  bool passed = false;
+  double worst = 0;     ///< largest error as a share of its bound; at most 1 if passed
+  std::string failure;  ///< the first wrong element or touched guard byte; empty if passed
+};
+
+/// Runs the plan on fresh random data drawn from `seed`, with NaN wherever no query may look, poisoned
+/// outputs and guard bytes around them, and compares with a double-precision oracle. Each error bound
+/// follows from the dtypes and the row's own numbers.
+Result verify(const Plan& plan, std::uint64_t seed, Executor& executor);
+
+/// A valid problem drawn from the whole space, small enough to verify in milliseconds.
+Problem sample(std::uint64_t seed);
+
+/// The simplest problem near `failing` on which `fails` still holds.
+Problem shrink(const Problem& failing, const std::function<bool(const Problem&)>& fails);
+
+}  // namespace octavo::verify

@@ -1,0 +1,44 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "octavo/octavo.h"
+
+namespace octavo::cli {
+
+/// Exit codes.
+inline constexpr int kPassed = 0;
+inline constexpr int kWrong = 1;
+inline constexpr int kRefused = 2;
+
+/// A command line that makes no sense.
+struct UsageError {
+  std::string message;
+};
+
+struct Options {
+  std::string command;
+  std::string problem;  ///< the words that are not options
+  std::string device = "cpu";
+  std::string kernel;  ///< a name, `all`, or empty for the selected one
+  std::optional<std::uint64_t> seed;
+  std::optional<std::uint64_t> random;
+  bool json = false;
+  bool help = false;
+};
+
+Options parse_options(int count, char** words);
+
+int run_verify(const Options& options);
+int run_verify_random(const Options& options);
+int run_bench(const Options& options);
+
+/// A JSON string, with its quotes.
+std::string quoted(std::string_view text);
+/// A JSON number; null if not finite.
+std::string number(double value);
+
+}  // namespace octavo::cli
