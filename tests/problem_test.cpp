@@ -51,7 +51,7 @@ TEST(Problem, Defaults) {
 }
 
 TEST(Problem, OneLengthServesAllRequests) {
-  const Problem problem = Problem::parse("paged hq=1 hkv=1 d=64 b=3 q_len=2 kv_len=9,8,7");
+  const Problem problem = Problem::parse("paged q=bf16 hq=1 hkv=1 d=64 b=3 q_len=2 kv_len=9,8,7");
   EXPECT_EQ(problem.q_len, (std::vector<std::int64_t>{2, 2, 2}));
   EXPECT_EQ(problem.kv_len, (std::vector<std::int64_t>{9, 8, 7}));
   EXPECT_EQ(problem.total_q(), 6);
@@ -111,7 +111,7 @@ TEST(Problem, TextErrorsNameKeyAndValue) {
       {"paged causal", {"causal"}},
       {"paged q_len=1,x kv_len=1", {"q_len", "x"}},
       {"paged q_len=1 kv_len=1,,2", {"kv_len"}},
-      {"paged b=3 q_len=1,2 kv_len=5", {"q_len"}},
+      {"paged q=bf16 hq=1 d=64 b=3 q_len=1,2 kv_len=5", {"q_len"}},
       {"paged split=half", {"split", "half"}},
       {"paged b=two", {"b", "two"}},
   };
@@ -120,20 +120,20 @@ TEST(Problem, TextErrorsNameKeyAndValue) {
 
 TEST(Problem, SenselessProblemsNameFieldAndValue) {
   const std::vector<Invalid> table = {
-      {"paged hq=0 hkv=1 d=64 q_len=1 kv_len=1", {"hq", "0"}},
-      {"paged hq=2 hkv=0 d=64 q_len=1 kv_len=1", {"hkv", "0"}},
-      {"paged hq=7 hkv=2 d=64 q_len=1 kv_len=1", {"hq", "7", "2"}},
-      {"paged hq=1 hkv=1 d=0 q_len=1 kv_len=1", {"d", "0"}},
-      {"paged hq=1 hkv=1 d=-8 q_len=1 kv_len=1", {"d", "-8"}},
-      {"paged hq=1 hkv=1 d=64 page=0 q_len=1 kv_len=1", {"page", "0"}},
-      {"paged hq=1 hkv=1 d=64 q_len=-3 kv_len=1", {"q_len", "-3"}},
-      {"paged hq=1 hkv=1 d=64 q_len=1 kv_len=-3", {"kv_len", "-3"}},
-      {"paged hq=1 hkv=1 d=64 mask=chunked:0 q_len=1 kv_len=1", {"mask", "0"}},
-      {"paged hq=1 hkv=1 d=64 mask=window:-2,0 q_len=1 kv_len=1", {"mask", "-2"}},
-      {"paged hq=1 hkv=1 d=64 cap=-5 q_len=1 kv_len=1", {"cap", "-5"}},
-      {"paged hq=1 hkv=1 d=64 split=-1 q_len=1 kv_len=1", {"split", "-1"}},
-      {"packed hq=1 hkv=1 d=64 q_len=3 kv_len=5", {"3", "5"}},
-      {"paged hq=1 hkv=1 d=64 dv=32 pool=joint q_len=1 kv_len=1", {"dv", "32", "64"}},
+      {"paged q=bf16 hq=0 hkv=1 d=64 q_len=1 kv_len=1", {"hq", "0"}},
+      {"paged q=bf16 hq=2 hkv=0 d=64 q_len=1 kv_len=1", {"hkv", "0"}},
+      {"paged q=bf16 hq=7 hkv=2 d=64 q_len=1 kv_len=1", {"hq", "7", "2"}},
+      {"paged q=bf16 hq=1 hkv=1 d=0 q_len=1 kv_len=1", {"d", "0"}},
+      {"paged q=bf16 hq=1 hkv=1 d=-8 q_len=1 kv_len=1", {"d", "-8"}},
+      {"paged q=bf16 hq=1 hkv=1 d=64 page=0 q_len=1 kv_len=1", {"page", "0"}},
+      {"paged q=bf16 hq=1 hkv=1 d=64 q_len=-3 kv_len=1", {"q_len", "-3"}},
+      {"paged q=bf16 hq=1 hkv=1 d=64 q_len=1 kv_len=-3", {"kv_len", "-3"}},
+      {"paged q=bf16 hq=1 hkv=1 d=64 mask=chunked:0 q_len=1 kv_len=1", {"mask", "0"}},
+      {"paged q=bf16 hq=1 hkv=1 d=64 mask=window:-2,0 q_len=1 kv_len=1", {"mask", "-2"}},
+      {"paged q=bf16 hq=1 hkv=1 d=64 cap=-5 q_len=1 kv_len=1", {"cap", "-5"}},
+      {"paged q=bf16 hq=1 hkv=1 d=64 split=-1 q_len=1 kv_len=1", {"split", "-1"}},
+      {"packed q=bf16 hq=1 hkv=1 d=64 q_len=3 kv_len=5", {"3", "5"}},
+      {"paged q=bf16 hq=1 hkv=1 d=64 dv=32 pool=joint q_len=1 kv_len=1", {"dv", "32", "64"}},
   };
   for (const Invalid& invalid : table) expect_invalid(invalid);
 }

@@ -66,7 +66,7 @@ TEST(Selection, ForcedKernelThatCannotSaysWhy) {
 
 TEST(Selection, InvalidProblemIsRefusedBeforeKernelsAreAsked) {
   try {
-    select(Problem::parse("paged hq=7 hkv=2 d=64 q_len=1 kv_len=1"), Device::cpu());
+    select(Problem::parse("paged q=bf16 kv=bf16 hq=7 hkv=2 d=64 q_len=1 kv_len=1"), Device::cpu());
     FAIL() << "accepted";
   } catch (const Error& error) {
     EXPECT_EQ(error.code(), ErrorCode::invalid_problem);

@@ -30,12 +30,12 @@ struct TensorView {
   }
 };
 
-/// Keys or values. Paged: [pages, page_size, hkv, d], whatever the order in memory (the strides say).
-/// Otherwise: [1, total_kv, hkv, d].
+/// Keys or values. Paged: [pages, page_size, hkv, d], whatever the order in memory (the strides
+/// say). Otherwise: [1, total_kv, hkv, d].
 using KvView = TensorView<4>;
 
-/// Page ids [requests, columns]: entry (r, c) holds tokens c * page_size .. of request r. Entries past
-/// a request's length may hold anything.
+/// Page ids [requests, columns]: entry (r, c) holds tokens c * page_size .. of request r. Entries
+/// past a request's length may hold anything.
 struct PageTable {
   const std::int32_t* data = nullptr;
   std::int64_t requests = 0;
@@ -62,16 +62,16 @@ struct Arguments {
   TensorView<3> q;  ///< [total_q, hq, d]
   KvView k;
   KvView v;
-  PageTable page_table{};                  ///< paged layouts only
-  std::span<const std::int32_t> q_lens;    ///< [requests]
-  std::span<const std::int32_t> kv_lens;   ///< [requests]
-  TensorView<3> out;                       ///< [total_q, hq, dv]
-  TensorView<2> lse{};                     ///< [total_q, hq] f32, where the problem asks for it
-  std::span<const float> sinks{};          ///< [hq] natural-log logits, where the problem has sinks
-  std::span<const float> alibi_slopes{};   ///< [hq], where the problem has ALiBi
-  MaskBits mask_bits{};                    ///< where the mask is bits
-  Scale q_scale{}, k_scale{}, v_scale{};   ///< factors of the stored q, k and v
-  Scale out_scale{};                       ///< factor of the result before it is stored
+  PageTable page_table{};                 ///< paged layouts only
+  std::span<const std::int32_t> q_lens;   ///< [requests]
+  std::span<const std::int32_t> kv_lens;  ///< [requests]
+  TensorView<3> out;                      ///< [total_q, hq, dv]
+  TensorView<2> lse{};                    ///< [total_q, hq] f32, where the problem asks for it
+  std::span<const float> sinks{};         ///< [hq] natural-log logits, where the problem has sinks
+  std::span<const float> alibi_slopes{};  ///< [hq], where the problem has ALiBi
+  MaskBits mask_bits{};                   ///< where the mask is bits
+  Scale q_scale{}, k_scale{}, v_scale{};  ///< factors of the stored q, k and v
+  Scale out_scale{};                      ///< factor of the result before it is stored
   /// At least Plan::workspace_size() bytes, aligned to 64; if empty, a run allocates its own.
   std::span<std::byte> workspace{};
 };

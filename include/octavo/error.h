@@ -12,7 +12,8 @@ enum class ErrorCode {
   unavailable,       ///< the device or backend is not there
 };
 
-/// The only exception the library throws on purpose. The message names the field, its value and the limit.
+/// The only exception the library throws on purpose. The message names the field, its value and the
+/// limit.
 class Error : public std::runtime_error {
  public:
   Error(ErrorCode code, const std::string& message) : std::runtime_error(message), code_(code) {}

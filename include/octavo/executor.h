@@ -6,15 +6,15 @@
 
 namespace octavo {
 
-/// Runs independent tasks on several threads. Callers may pass their own; results do not depend on it.
+/// Runs independent tasks on several threads. Callers may pass their own; results do not depend on
+/// it.
 class Executor {
  public:
   virtual ~Executor() = default;
   virtual int concurrency() const = 0;
   /// Calls task(i) once for each i in [0, count), in any order and on any threads; returns when all
   /// have returned. Rethrows the first exception of a task.
-  virtual void parallel_for(std::int64_t count,
-                            const std::function<void(std::int64_t)>& task) = 0;
+  virtual void parallel_for(std::int64_t count, const std::function<void(std::int64_t)>& task) = 0;
 };
 
 /// `threads - 1` workers and the calling thread. A caller that finds the pool busy works alone.

@@ -64,8 +64,8 @@ void check_lengths(const Problem& p, const Arguments& a) {
   for (std::int64_t r = 0; r < requests; ++r) {
     require(a.q_lens[r] >= 0 && a.q_lens[r] <= p.max_q_len(), "q_lens[", r, "]=", a.q_lens[r],
             ": must be from 0 to the plan's ", p.max_q_len());
-    require(a.kv_lens[r] >= 0 && a.kv_lens[r] <= p.max_kv_len(), "kv_lens[", r,
-            "]=", a.kv_lens[r], ": must be from 0 to the plan's ", p.max_kv_len());
+    require(a.kv_lens[r] >= 0 && a.kv_lens[r] <= p.max_kv_len(), "kv_lens[", r, "]=", a.kv_lens[r],
+            ": must be from 0 to the plan's ", p.max_kv_len());
     require(p.layout != Layout::packed || a.q_lens[r] == a.kv_lens[r], "kv_lens[", r,
             "]=", a.kv_lens[r], ": must equal q_lens[", r, "]=", a.q_lens[r], " in packed layout");
     total += a.q_lens[r];
@@ -73,8 +73,8 @@ void check_lengths(const Problem& p, const Arguments& a) {
   require(total <= p.total_q(), "q_lens sum to ", total, ": the plan takes at most ", p.total_q());
   require(total <= a.q.shape[0], "q has ", a.q.shape[0], " rows: q_lens sum to ", total);
   require(total <= a.out.shape[0], "out has ", a.out.shape[0], " rows: q_lens sum to ", total);
-  require(!p.lse || total <= a.lse.shape[0], "lse has ", a.lse.shape[0],
-          " rows: q_lens sum to ", total);
+  require(!p.lse || total <= a.lse.shape[0], "lse has ", a.lse.shape[0], " rows: q_lens sum to ",
+          total);
   require(p.mask.kind != MaskKind::bits || total <= a.mask_bits.rows, "mask_bits has ",
           a.mask_bits.rows, " rows: q_lens sum to ", total);
 }
@@ -134,9 +134,9 @@ void check_extras(const Problem& p, const Arguments& a) {
   if (p.mask.kind == MaskKind::bits) {
     std::int64_t longest = 0;
     for (std::int32_t length : a.kv_lens) longest = std::max<std::int64_t>(longest, length);
-    require(a.mask_bits.row_bytes >= (longest + 7) / 8, "mask_bits.row_bytes=",
-            a.mask_bits.row_bytes, ": must be at least ", (longest + 7) / 8, " for ", longest,
-            " keys");
+    require(a.mask_bits.row_bytes >= (longest + 7) / 8,
+            "mask_bits.row_bytes=", a.mask_bits.row_bytes, ": must be at least ", (longest + 7) / 8,
+            " for ", longest, " keys");
     require(a.mask_bits.rows == 0 || longest == 0 || a.mask_bits.data != nullptr,
             "mask_bits is a null pointer");
   } else {

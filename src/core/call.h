@@ -12,11 +12,11 @@ namespace octavo {
 
 /// One request of a run, after all checks.
 struct Request {
-  std::int64_t q_begin;          ///< its first row in q and out
+  std::int64_t q_begin;  ///< its first row in q and out
   std::int64_t q_len;
-  std::int64_t kv_begin;         ///< its first token in k and v (layouts without pages)
+  std::int64_t kv_begin;  ///< its first token in k and v (layouts without pages)
   std::int64_t kv_len;
-  const std::int32_t* pages;     ///< its row of the page table (paged)
+  const std::int32_t* pages;  ///< its row of the page table (paged)
 
   std::int64_t position(std::int64_t token) const { return kv_len - q_len + token; }
 };

@@ -194,9 +194,9 @@ bool set_lengths(Problem& problem, Given& given, const Field& field) {
 void spread(std::vector<std::int64_t>& lengths, std::string_view key, std::int64_t batch) {
   if (lengths.size() == 1) lengths.resize(static_cast<std::size_t>(batch), lengths[0]);
   if (static_cast<std::int64_t>(lengths.size()) != batch) {
-    throw Error(ErrorCode::invalid_problem, concat(key, " has ", lengths.size(),
-                                                   " values: expected one, or one for each of b=",
-                                                   batch, " requests"));
+    throw Error(ErrorCode::invalid_problem,
+                concat(key, " has ", lengths.size(),
+                       " values: expected one, or one for each of b=", batch, " requests"));
   }
 }
 
@@ -212,9 +212,9 @@ void fill_defaults(Problem& problem, const Given& given) {
     problem.pool = Pool::split;
   }
   std::int64_t batch =
-      given.has("b") ? given.batch
-                     : static_cast<std::int64_t>(
-                           std::max(problem.q_len.size(), problem.kv_len.size()));
+      given.has("b")
+          ? given.batch
+          : static_cast<std::int64_t>(std::max(problem.q_len.size(), problem.kv_len.size()));
   spread(problem.q_len, "q_len", batch);
   spread(problem.kv_len, "kv_len", batch);
 }
@@ -248,8 +248,8 @@ Problem Problem::parse(std::string_view text) {
       set_flag(problem, field.key);
     } else if (bare || !(set_paging(problem, field) || set_numbers(problem, field) ||
                          set_semantics(problem, field) || set_lengths(problem, given, field))) {
-      throw Error(ErrorCode::invalid_problem, concat("unknown key '", field.key, "' in '", word,
-                                                     "'"));
+      throw Error(ErrorCode::invalid_problem,
+                  concat("unknown key '", field.key, "' in '", word, "'"));
     }
   }
   if (first) parse_layout("");

@@ -66,13 +66,12 @@ Selection select_from(const std::vector<KernelInfo>& table, const Problem& probl
     selection.candidates_.push_back(std::move(candidate));
   }
   if (!known) {
-    throw Error(ErrorCode::unsupported, concat("no kernel '", forced, "' on ", device.id,
-                                               ": it has ", join_names(table)));
+    throw Error(ErrorCode::unsupported,
+                concat("no kernel '", forced, "' on ", device.id, ": it has ", join_names(table)));
   }
   if (!found) {
-    throw Error(ErrorCode::unsupported,
-                concat(forced.empty() ? "no kernel" : "the forced kernel", " cannot compute ",
-                       problem.to_string(), refusals));
+    throw Error(ErrorCode::unsupported, concat(forced.empty() ? "no kernel" : "the forced kernel",
+                                               " cannot compute ", problem.to_string(), refusals));
   }
   return selection;
 }

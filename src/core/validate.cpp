@@ -21,8 +21,8 @@ void require_range(std::string_view field, std::int64_t value, std::int64_t low,
 void validate_layout(const Problem& p) {
   if (p.layout == Layout::paged) {
     require_range("page", p.page_size, 1, kMaxPageSize);
-    require(p.pool == Pool::split || p.dv == p.d, "dv=", p.dv,
-            ": must equal d=", p.d, " in pool=joint; use pool=split");
+    require(p.pool == Pool::split || p.dv == p.d, "dv=", p.dv, ": must equal d=", p.d,
+            " in pool=joint; use pool=split");
     return;
   }
   require(p.order == PageOrder::nhd && p.pool == Pool::joint && p.page_size == 16,

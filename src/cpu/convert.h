@@ -32,7 +32,8 @@ inline float from_e5m2(std::uint8_t bits) {
 
 inline float from_e4m3(std::uint8_t bits) {
   const std::uint32_t magnitude = static_cast<std::uint32_t>(bits & 0x7fu) << 20;
-  const std::uint32_t finite = std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude) * 0x1p120f);
+  const std::uint32_t finite =
+      std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude) * 0x1p120f);
   const std::uint32_t value = (bits & 0x7f) == 0x7f ? 0x7fc00000u : finite;
   return std::bit_cast<float>(value | static_cast<std::uint32_t>(bits & 0x80u) << 24);
 }

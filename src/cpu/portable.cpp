@@ -8,9 +8,9 @@
 //   P = exp2(S - max)                                  masked keys are exactly 0
 //   O [rows, dv] += P [rows, kTile] . V [kTile, dv]    V converted into scratch
 //
-// and the splits' (max, sum, O) merge in order. Each row's arithmetic runs in an order that only the
-// keys' positions decide, and a tile in which a row sees nothing leaves it unchanged: the bits depend
-// neither on the batch nor on the threads nor on how a prompt is cut into chunks.
+// and the splits' (max, sum, O) merge in order. Each row's arithmetic runs in an order that only
+// the keys' positions decide, and a tile in which a row sees nothing leaves it unchanged: the bits
+// depend neither on the batch nor on the threads nor on how a prompt is cut into chunks.
 #include <cstring>
 #include <limits>
 #include <vector>
@@ -21,10 +21,10 @@
 namespace octavo {
 namespace {
 
-constexpr std::int64_t kTile = 64;    // keys
-constexpr std::int64_t kRows = 120;   // rows of a block: a multiple of kStep
-constexpr std::int64_t kStep = 6;     // rows of the micro-kernel
-constexpr std::int64_t kLanes = 4;    // floats of a vector
+constexpr std::int64_t kTile = 64;   // keys
+constexpr std::int64_t kRows = 120;  // rows of a block: a multiple of kStep
+constexpr std::int64_t kStep = 6;    // rows of the micro-kernel
+constexpr std::int64_t kLanes = 4;   // floats of a vector
 constexpr std::int64_t kWide = 2 * kLanes;
 constexpr std::int64_t kSplit = 4096;  // tokens
 constexpr float kNegativeInfinity = -std::numeric_limits<float>::infinity();
@@ -155,8 +155,7 @@ class Block {
         request_(*task.request),
         scratch_(scratch),
         width_(round_up(p_.dv, kWide)),
-        factor_(p_.softmax_scale() *
-                scale_of(call.arguments.q_scale, p_.q_scale, task.kv_head) *
+        factor_(p_.softmax_scale() * scale_of(call.arguments.q_scale, p_.q_scale, task.kv_head) *
                 scale_of(call.arguments.k_scale, p_.k_scale, task.kv_head)) {
     for (std::int64_t r = 0; r < task_.rows; ++r) {
       ranges_[r] = visible_keys(p_.mask, request_.position(token(r)), request_.kv_len);
@@ -302,9 +301,8 @@ class Block {
       }
       return;
     }
-    const float decay = part_.largest[r] == kNegativeInfinity
-                            ? 0.0f
-                            : exp2_negative(part_.largest[r] - largest);
+    const float decay =
+        part_.largest[r] == kNegativeInfinity ? 0.0f : exp2_negative(part_.largest[r] - largest);
     float sums[kLanes] = {};
     for (std::int64_t j = 0; j < kTile; j += kLanes) {
       for (std::int64_t lane = 0; lane < kLanes; ++lane) {
@@ -339,8 +337,8 @@ class Block {
     }
   }
 
-  /// O += P . V over each row's visible keys alone: a hidden value may be infinite or NaN, and then 0
-  /// times it is not 0.
+  /// O += P . V over each row's visible keys alone: a hidden value may be infinite or NaN, and then
+  /// 0 times it is not 0.
   void add_visible_values(const float* scores) {
     for (std::int64_t r = 0; r < task_.rows; ++r) {
       for (std::int64_t j = 0; j < kTile; ++j) {
@@ -402,11 +400,11 @@ class Block {
     const TensorView<3>& view = call_.arguments.out;
     float* out = total_.out + r * width_;
     for (std::int64_t c = 0; c < p_.dv; ++c) out[c] = empty ? 0.0f : out[c] * factor;
-    store_floats(p_.out,
-                 static_cast<std::byte*>(view.data) +
-                     (row * view.stride[0] + head(r) * view.stride[1]) *
-                         static_cast<std::int64_t>(size_of(p_.out)),
-                 out, p_.dv);
+    store_floats(
+        p_.out,
+        static_cast<std::byte*>(view.data) + (row * view.stride[0] + head(r) * view.stride[1]) *
+                                                 static_cast<std::int64_t>(size_of(p_.out)),
+        out, p_.dv);
   }
 
   const Call& call_;
@@ -444,9 +442,8 @@ void launch(const Call& call, Executor& executor) {
       const std::int64_t count = std::min(kRows, rows - begin);
       const KeyRange last =
           visible_keys(p.mask, request.position((begin + count - 1) / p.group()), request.kv_len);
-      const double cost =
-          static_cast<double>(count) *
-          static_cast<double>(std::max<std::int64_t>(1, last.end - last.begin));
+      const double cost = static_cast<double>(count) *
+                          static_cast<double>(std::max<std::int64_t>(1, last.end - last.begin));
       for (std::int64_t head = 0; head < p.hkv; ++head) {
         tasks.push_back({&request, head, begin, count, cost});
       }
@@ -464,8 +461,7 @@ void launch(const Call& call, Executor& executor) {
 }  // namespace
 
 KernelInfo cpu_portable() {
-  return {"cpu_portable", supports, cost_us, [](const Problem&) { return std::size_t{0}; },
-          launch};
+  return {"cpu_portable", supports, cost_us, [](const Problem&) { return std::size_t{0}; }, launch};
 }
 
 }  // namespace octavo

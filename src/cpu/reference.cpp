@@ -68,9 +68,9 @@ struct Row {
       value[c] = keys.empty() ? 0.0f : static_cast<float>(result[c] / sum * scale);
     }
     const std::int64_t row = request.q_begin + token;
-    std::byte* out = static_cast<std::byte*>(a.out.data) +
-                     (row * a.out.stride[0] + head * a.out.stride[1]) *
-                         static_cast<std::int64_t>(size_of(p.out));
+    std::byte* out =
+        static_cast<std::byte*>(a.out.data) + (row * a.out.stride[0] + head * a.out.stride[1]) *
+                                                  static_cast<std::int64_t>(size_of(p.out));
     store_floats(p.out, out, value.data(), p.dv);
     if (p.lse) {
       static_cast<float*>(a.lse.data)[row * a.lse.stride[0] + head * a.lse.stride[1]] =
@@ -83,12 +83,11 @@ void attend(const Call& call, const Request& request, std::int64_t token, std::i
   const Problem& p = call.problem;
   const TensorView<3>& view = call.arguments.q;
   std::vector<float> q(static_cast<std::size_t>(p.d));
-  const std::int64_t offset =
-      (request.q_begin + token) * view.stride[0] + head * view.stride[1];
-  load_floats(p.q,
-              static_cast<const std::byte*>(view.data) +
-                  offset * static_cast<std::int64_t>(size_of(p.q)),
-              q.data(), p.d);
+  const std::int64_t offset = (request.q_begin + token) * view.stride[0] + head * view.stride[1];
+  load_floats(
+      p.q,
+      static_cast<const std::byte*>(view.data) + offset * static_cast<std::int64_t>(size_of(p.q)),
+      q.data(), p.d);
   Row row{call, request, token, head, {}, {}};
   row.find_scores(q.data(), head / p.group());
   row.write(head / p.group());

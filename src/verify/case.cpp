@@ -349,8 +349,8 @@ class Case::Maker {
     c_.q_.resize(static_cast<std::size_t>(c_.total_q() * p_.hq * p_.d));
     for (std::int64_t t = 0; t < c_.total_q(); ++t) {
       for (std::int64_t i = 0; i < p_.hq * p_.d; ++i) {
-        c_.q_[t * p_.hq * p_.d + i] = draw(
-            static_cast<std::byte*>(a_.q.data) + bytes_of(t * a_.q.stride[0] + i, p_.q), p_.q);
+        c_.q_[t * p_.hq * p_.d + i] =
+            draw(static_cast<std::byte*>(a_.q.data) + bytes_of(t * a_.q.stride[0] + i, p_.q), p_.q);
       }
     }
     c_.k_.resize(static_cast<std::size_t>(c_.first_kv_.back() * p_.hkv * p_.d));

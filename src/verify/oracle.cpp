@@ -7,13 +7,13 @@
 namespace octavo::verify {
 namespace {
 
-// The bounds. A kernel adds in fp32 with unit roundoff u. Rounding errors of a sum of n terms behave
-// like a random walk: with lambda = 8 the probability that they exceed lambda * sqrt(n) * u times the
-// sum of the terms' magnitudes is negligible, for any order of the additions.
+// The bounds. A kernel adds in fp32 with unit roundoff u. Rounding errors of a sum of n terms
+// behave like a random walk: with lambda = 8 the probability that they exceed lambda * sqrt(n) * u
+// times the sum of the terms' magnitudes is negligible, for any order of the additions.
 //
 // - A score's error `ds` comes from the dot product (d terms of total magnitude A), from a few
-//   products with factors and ALiBi's term, from tanh (relative to the cap) and from the argument of
-//   the exponential (relative to the largest score).
+//   products with factors and ALiBi's term, from tanh (relative to the cap) and from the argument
+//   of the exponential (relative to the largest score).
 // - A weight then has relative error ds, and so has the denominator: twice ds for the result,
 //   relative to W = sum_j p_j |v_j|. To it add the sum over n keys, the exponential's own error and
 //   the few operations after it (32 u).
@@ -83,8 +83,7 @@ Row oracle_row(const Case& c, std::int64_t request, std::int64_t query, std::int
 
   const double n = static_cast<double>(scores.size());
   const double walk = kLambda * std::sqrt(static_cast<double>(p.d));
-  const double ds =
-      kUnit * ((walk + 16) * amplitude + 8 * p.cap.value_or(0) + 8 * (magnitude + 1));
+  const double ds = kUnit * ((walk + 16) * amplitude + 8 * p.cap.value_or(0) + 8 * (magnitude + 1));
   const double sum_error = kUnit * (kLambda * std::sqrt(n) + kFewOperations);
   row.lse_bound = kSlack * (ds + sum_error + kUnit * std::abs(row.lse));
   if (scores.empty()) return row;  // nothing but a sink: exactly 0
@@ -105,8 +104,7 @@ Row oracle_row(const Case& c, std::int64_t request, std::int64_t query, std::int
   const double underflow = n * largest_v * std::abs(out_factor) * 0x1p-126;
   for (std::int64_t i = 0; i < p.dv; ++i) {
     const double exact = row.out[i] * out_factor;
-    const double error =
-        weighted[i] * std::abs(out_factor) * (2.2 * ds + sum_error) + underflow;
+    const double error = weighted[i] * std::abs(out_factor) * (2.2 * ds + sum_error) + underflow;
     row.out_bound[i] = kSlack * (error + storing_error(std::abs(exact) + error, p.out));
     const double limit = format_of(p.out).largest;
     row.out[i] = is_fp8(p.out) ? std::clamp(exact, -limit, limit) : exact;

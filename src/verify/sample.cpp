@@ -208,8 +208,8 @@ Problem sample(std::uint64_t seed) {
     Problem p = draw(random);
     if (is_valid(p)) return p;
   }
-  throw Error(ErrorCode::invalid_problem, "no valid problem drawn from seed " +
-                                              std::to_string(seed) + " in 1000 tries");
+  throw Error(ErrorCode::invalid_problem,
+              "no valid problem drawn from seed " + std::to_string(seed) + " in 1000 tries");
 }
 
 Problem shrink(const Problem& failing, const std::function<bool(const Problem&)>& fails) {

@@ -16,9 +16,9 @@ struct Result {
   std::string failure;  ///< the first wrong element or touched guard byte; empty if passed
 };
 
-/// Runs the plan on fresh random data drawn from `seed`, with NaN wherever no query may look, poisoned
-/// outputs and guard bytes around them, and compares with a double-precision oracle. Each error bound
-/// follows from the dtypes and the row's own numbers.
+/// Runs the plan on fresh random data drawn from `seed`, with NaN wherever no query may look,
+/// poisoned outputs and guard bytes around them, and compares with a double-precision oracle. Each
+/// error bound follows from the dtypes and the row's own numbers.
 Result verify(const Plan& plan, std::uint64_t seed, Executor& executor);
 
 /// A valid problem drawn from the whole space, small enough to verify in milliseconds.

@@ -66,9 +66,9 @@ int run_devices(const Options& options) {
   std::string json;
   for (const Device& device : devices) {
     const std::vector<std::string> kernels = kernel_names(device);
-    json += concat(json.empty() ? "" : ",", "{\"id\":", quoted(device.id), ",\"name\":",
-                   quoted(device.name), ",\"threads\":", device.threads, ",\"kernels\":",
-                   json_list(kernels), "}");
+    json += concat(json.empty() ? "" : ",", "{\"id\":", quoted(device.id),
+                   ",\"name\":", quoted(device.name), ",\"threads\":", device.threads,
+                   ",\"kernels\":", json_list(kernels), "}");
     if (options.json) continue;
     std::printf("%s: %s, %d threads\n", device.id.c_str(), device.name.c_str(), device.threads);
     for (const std::string& kernel : kernels) std::printf("  %s\n", kernel.c_str());
@@ -88,8 +88,8 @@ int run_explain(const Options& options) {
   }
   std::string candidates;
   for (const Candidate& candidate : selection.candidates()) {
-    candidates += concat(candidates.empty() ? "" : ",", "{\"kernel\":",
-                         quoted(candidate.kernel->name));
+    candidates +=
+        concat(candidates.empty() ? "" : ",", "{\"kernel\":", quoted(candidate.kernel->name));
     candidates += candidate.reasons.empty()
                       ? concat(",\"cost_us\":", number(candidate.cost_us), "}")
                       : concat(",\"reasons\":", json_list(candidate.reasons), "}");
@@ -119,8 +119,8 @@ int report(bool json, std::string_view code, const std::string& message) {
 }  // namespace
 
 int run_main(int count, char** words) {
-  const bool json = std::any_of(words + 1, words + count,
-                                [](std::string_view word) { return word == "--json"; });
+  const bool json =
+      std::any_of(words + 1, words + count, [](std::string_view word) { return word == "--json"; });
   try {
     const Options options = parse_options(count, words);
     if (options.help) {

@@ -69,8 +69,8 @@ void check_name(const Options& options, const Device& device) {
 
 std::string paste_line(const Problem& problem, const Options& options, const std::string& kernel,
                        std::uint64_t seed) {
-  std::string line = "octavo verify '" + problem.to_string() + "' --kernel " + kernel +
-                     " --seed " + std::to_string(seed);
+  std::string line = "octavo verify '" + problem.to_string() + "' --kernel " + kernel + " --seed " +
+                     std::to_string(seed);
   if (options.device != "cpu") line += " --device " + options.device;
   return line;
 }
@@ -158,9 +158,9 @@ int run_verify(const Options& options) {
     if (o.status == Status::refused) refusals += concat(refusals.empty() ? "" : "\n", o.why);
     const int status = static_cast<int>(o.status);
     if (options.json) {
-      json += concat(json.empty() ? "" : ",", "{\"kernel\":", quoted(o.kernel), ",\"status\":",
-                     quoted(kJsonNames[status]), ",\"worst\":", number(o.worst), ",\"why\":",
-                     quoted(o.why), "}");
+      json += concat(json.empty() ? "" : ",", "{\"kernel\":", quoted(o.kernel),
+                     ",\"status\":", quoted(kJsonNames[status]), ",\"worst\":", number(o.worst),
+                     ",\"why\":", quoted(o.why), "}");
     } else if (o.status == Status::passed) {
       std::printf("%-20s passed (worst error %.3g of its bound)\n", o.kernel.c_str(), o.worst);
     } else if (options.kernel == "all" || o.status == Status::failed) {
