@@ -15,7 +15,7 @@ namespace octavo {
 ///   paged       pages [pages, page_size, hkv, d] and a page table
 ///   ragged      K [total_kv, hkv, d] and V [total_kv, hkv, dv], apart
 ///   contiguous  K and V in one [total_kv, 2, hkv, d]
-///   packed      Q, K and V in one [total, 3, h, d]
+///   packed      Q, K and V in one [total, hq + 2 hkv, d]; [total, 3, h, d] where hq == hkv
 enum class Layout : std::uint8_t { paged, ragged, contiguous, packed };
 enum class PageOrder : std::uint8_t { nhd, hnd };
 /// joint: one pool [pages, 2, ...]; split: K and V in two allocations.
