@@ -105,17 +105,16 @@ TEST_P(ArgumentsOf, TooManyRequestsAreRefused) {
   expect_refused(plan(), buffers, buffers.arguments(), "three requests");
 }
 
-TEST_P(ArgumentsOf, TooSmallAWorkspaceIsRefused) {
+TEST_P(ArgumentsOf, MisalignedWorkspaceIsRefused) {
   const Plan small = plan();
-  if (small.workspace_size() == 0) return;
   PagedCase buffers(Problem::parse(kText), 1);
-  std::vector<std::byte> workspace(small.workspace_size() + 64);
+  std::vector<std::byte> workspace(small.workspace_size() + 128);
   const auto address = reinterpret_cast<std::uintptr_t>(workspace.data());
   std::byte* aligned = workspace.data() + (64 - address % 64) % 64;
   Arguments arguments = buffers.arguments();
-  arguments.workspace = {aligned, small.workspace_size() - 1};
-  if (!arguments.workspace.empty()) expect_refused(small, buffers, arguments, "small workspace");
-  arguments.workspace = {aligned, small.workspace_size()};
+  arguments.workspace = {aligned + 1, small.workspace_size() + 1};
+  expect_refused(small, buffers, arguments, "misaligned workspace");
+  arguments.workspace = {aligned, small.workspace_size() + 1};
   EXPECT_NO_THROW(small.run(arguments));
 }
 
