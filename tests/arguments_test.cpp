@@ -1,6 +1,9 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <functional>
+#include <limits>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -11,7 +14,14 @@ namespace octavo::tests {
 namespace {
 
 const char kText[] =
-    "paged pool=split q=bf16 kv=bf16 hq=4 hkv=2 d=64 page=16 mask=causal lse q_len=3,2 kv_len=33,9";
+    "paged pool=split hq=4 hkv=2 d=64 page=16 mask=causal lse q_len=3,2 kv_len=33,9 q=";
+
+constexpr std::int64_t kHuge = std::numeric_limits<std::int64_t>::max();
+constexpr std::size_t kMuch = std::size_t{1} << 30;
+
+std::byte* aligned(std::byte* data) {
+  return data + (64 - reinterpret_cast<std::uintptr_t>(data) % 64) % 64;
+}
 
 /// One thing to spoil. The case is fresh, so its buffers may be changed too.
 struct Spoil {
@@ -33,10 +43,10 @@ std::vector<Spoil> spoils() {
        [](C& c, A&) {
          c.q_lens = {4, 1};
        }},
-      {"q dtype", [](C&, A& a) { a.q.dtype = DType::f16; }},
-      {"k dtype", [](C&, A& a) { a.k.dtype = DType::f16; }},
-      {"v dtype", [](C&, A& a) { a.v.dtype = DType::f32; }},
-      {"out dtype", [](C&, A& a) { a.out.dtype = DType::f32; }},
+      {"q dtype", [](C&, A& a) { a.q.dtype = DType::e5m2; }},
+      {"k dtype", [](C&, A& a) { a.k.dtype = DType::e5m2; }},
+      {"v dtype", [](C&, A& a) { a.v.dtype = DType::e4m3; }},
+      {"out dtype", [](C&, A& a) { a.out.dtype = DType::e4m3; }},
       {"lse dtype", [](C&, A& a) { a.lse.dtype = DType::bf16; }},
       {"q heads", [](C&, A& a) { a.q.shape[1] = 3; }},
       {"q head dim", [](C&, A& a) { a.q.shape[2] = 32; }},
@@ -60,12 +70,59 @@ std::vector<Spoil> spoils() {
       {"more q_lens than kv_lens", [](C&, A& a) { a.kv_lens = a.kv_lens.first(1); }},
       {"more kv_lens than q_lens", [](C&, A& a) { a.q_lens = a.q_lens.first(1); }},
       {"missing lse", [](C&, A& a) { a.lse = {}; }},
+      {"misaligned q", [](C&, A& a) { a.q.data = static_cast<std::byte*>(a.q.data) + 1; }},
+      {"negative stride of v", [](C&, A& a) { a.v.stride[1] = -128; }},
+      {"stride of q past the last address", [](C&, A& a) { a.q.stride[0] = kHuge; }},
+      {"strides of k that overflow", [](C&, A& a) { a.k.stride[0] = a.k.stride[1] = kHuge / 16; }},
+      {"shape of v that overflows", [](C&, A& a) { a.k.shape[0] = a.v.shape[0] = kHuge; }},
+      {"stride of the page table", [](C&, A& a) { a.page_table.stride = kHuge; }},
+      {"columns of the page table", [](C&, A& a) { a.page_table.columns = -1; }},
+      {"null lengths",
+       [](C&, A& a) {
+         a.kv_lens = {static_cast<std::int32_t*>(nullptr), 2};
+       }},
+      {"lengths without end",
+       [](C&, A& a) {
+         a.q_lens = {a.q_lens.data(), ~std::size_t{0}};
+         a.kv_lens = {a.kv_lens.data(), ~std::size_t{0}};
+       }},
+      {"workspace at null",
+       [](C&, A& a) {
+         a.workspace = {static_cast<std::byte*>(nullptr), kMuch};
+       }},
+      {"elements of out that share memory", [](C&, A& a) { a.out.stride[1] = 63; }},
+      {"out on q", [](C&, A& a) { a.out.data = a.q.data; }},
+      {"out on k", [](C&, A& a) { a.out.data = a.k.data; }},
+      {"out on the end of v",
+       [](C& c, A& a) { a.out.data = c.v.data() + c.v.size() - c.out.size(); }},
+      {"lse on out", [](C&, A& a) { a.lse.data = a.out.data; }},
+      {"lse on q", [](C&, A& a) { a.lse.data = a.q.data; }},
+      {"workspace on q",
+       [](C& c, A& a) {
+         a.workspace = {aligned(c.q.data()), c.q.size() - 64};
+       }},
   };
 }
 
 class ArgumentsOf : public testing::TestWithParam<std::string> {
  protected:
-  Plan plan() const { return select(Problem::parse(kText), Device::cpu(), GetParam()).plan(); }
+  /// The problem in the first dtype that the kernel accepts.
+  void SetUp() override {
+    for (const char* dtype : {"bf16", "f32", "f16"}) {
+      try {
+        problem_ = Problem::parse(std::string(kText) + dtype);
+        plan_ = select(problem_, Device::cpu(), GetParam()).plan();
+        return;
+      } catch (const Error& error) {
+        ASSERT_EQ(error.code(), ErrorCode::unsupported) << error.what();
+      }
+    }
+    GTEST_SKIP() << GetParam() << " computes no such problem";
+  }
+
+  const Plan& plan() const { return *plan_; }
+  PagedCase make_case() const { return {problem_, 1}; }
+  std::size_t row_bytes() const { return 64 * size_of(problem_.q); }
 
   static void expect_refused(const Plan& plan, PagedCase& buffers, const Arguments& arguments,
                              const std::string& what) {
@@ -79,10 +136,14 @@ class ArgumentsOf : public testing::TestWithParam<std::string> {
     }
     EXPECT_TRUE(buffers.poisoned()) << "touched the outputs: " << what;
   }
+
+ private:
+  Problem problem_;
+  std::optional<Plan> plan_;
 };
 
 TEST_P(ArgumentsOf, ValidOnesRun) {
-  PagedCase buffers(Problem::parse(kText), 1);
+  PagedCase buffers = make_case();
   ASSERT_TRUE(buffers.poisoned());
   ASSERT_NO_THROW(plan().run(buffers.arguments()));
   EXPECT_FALSE(buffers.poisoned());
@@ -90,7 +151,7 @@ TEST_P(ArgumentsOf, ValidOnesRun) {
 
 TEST_P(ArgumentsOf, OneWrongIsRefusedBeforeAnyOutput) {
   for (const Spoil& spoil : spoils()) {
-    PagedCase buffers(Problem::parse(kText), 1);
+    PagedCase buffers = make_case();
     Arguments arguments = buffers.arguments();
     spoil.apply(buffers, arguments);
     expect_refused(plan(), buffers, arguments, spoil.what);
@@ -98,34 +159,70 @@ TEST_P(ArgumentsOf, OneWrongIsRefusedBeforeAnyOutput) {
 }
 
 TEST_P(ArgumentsOf, TooManyRequestsAreRefused) {
-  PagedCase buffers(
-      Problem::parse("paged pool=split q=bf16 kv=bf16 hq=4 hkv=2 d=64 page=16 mask=causal lse b=3 "
-                     "q_len=1 kv_len=9"),
-      1);
+  Problem larger = plan().problem();
+  larger.q_len = {1, 1, 1};
+  larger.kv_len = {9, 9, 9};
+  PagedCase buffers(larger, 1);
   expect_refused(plan(), buffers, buffers.arguments(), "three requests");
 }
 
 TEST_P(ArgumentsOf, MisalignedWorkspaceIsRefused) {
-  const Plan small = plan();
-  PagedCase buffers(Problem::parse(kText), 1);
+  const Plan& small = plan();
+  PagedCase buffers = make_case();
   std::vector<std::byte> workspace(small.workspace_size() + 128);
-  const auto address = reinterpret_cast<std::uintptr_t>(workspace.data());
-  std::byte* aligned = workspace.data() + (64 - address % 64) % 64;
+  std::byte* begin = aligned(workspace.data());
   Arguments arguments = buffers.arguments();
-  arguments.workspace = {aligned + 1, small.workspace_size() + 1};
+  arguments.workspace = {begin + 1, small.workspace_size() + 1};
   expect_refused(small, buffers, arguments, "misaligned workspace");
-  arguments.workspace = {aligned, small.workspace_size() + 1};
+  arguments.workspace = {begin, small.workspace_size() + 1};
   EXPECT_NO_THROW(small.run(arguments));
 }
 
 TEST_P(ArgumentsOf, PageIdsPastALengthMayHoldAnything) {
-  PagedCase buffers(Problem::parse(kText), 1);
+  PagedCase buffers = make_case();
   buffers.table[buffers.columns + 1] = -7;
   buffers.table[buffers.columns + 2] = 1 << 30;
   EXPECT_NO_THROW(plan().run(buffers.arguments()));
 }
 
-INSTANTIATE_TEST_SUITE_P(Cpu, ArgumentsOf, testing::ValuesIn(kernel_names(Device::cpu())));
+TEST_P(ArgumentsOf, OutMayBeASliceBesideQ) {
+  PagedCase buffers = make_case();
+  Arguments arguments = buffers.arguments();
+  plan().run(arguments);
+  const std::vector<std::byte> expected = buffers.out;
+  const std::size_t row = row_bytes();
+  std::vector<std::byte> both(2 * buffers.q.size());  // [5, 4, 128]: q, then out
+  for (std::size_t i = 0; i < buffers.q.size() / row; ++i) {
+    std::copy_n(buffers.q.begin() + i * row, row, both.begin() + 2 * i * row);
+  }
+  arguments.q = {both.data(), plan().problem().q, {5, 4, 64}, {512, 128, 1}};
+  arguments.out = {both.data() + row, plan().problem().q, {5, 4, 64}, {512, 128, 1}};
+  ASSERT_NO_THROW(plan().run(arguments));
+  for (std::size_t i = 0; i < expected.size() / row; ++i) {
+    EXPECT_TRUE(std::equal(expected.begin() + i * row, expected.begin() + (i + 1) * row,
+                           both.begin() + (2 * i + 1) * row))
+        << "row " << i;
+  }
+}
+
+TEST_P(ArgumentsOf, OutMayHoldHeadsBeforeTokens) {
+  PagedCase buffers = make_case();
+  Arguments arguments = buffers.arguments();
+  plan().run(arguments);
+  const std::vector<std::byte> expected = buffers.out;
+  arguments.out.stride = {64, 5 * 64, 1};
+  ASSERT_NO_THROW(plan().run(arguments));
+  const std::size_t row = row_bytes();
+  for (std::size_t token = 0; token < 5; ++token) {
+    for (std::size_t head = 0; head < 4; ++head) {
+      const auto at = expected.begin() + (token * 4 + head) * row;
+      EXPECT_TRUE(std::equal(at, at + row, buffers.out.begin() + (head * 5 + token) * row));
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Cpu, ArgumentsOf, testing::ValuesIn(kernel_names(Device::cpu())),
+                         [](const auto& kernel) { return kernel.param; });
 
 }  // namespace
 }  // namespace octavo::tests

@@ -8,22 +8,16 @@
 
 namespace octavo::tests {
 
-/// Buffers for a problem `paged pool=split order=nhd` in f32 or bf16, filled from a seed. Pages are
-/// handed out in a shuffled order; outputs hold kPoison.
+/// Buffers for a problem `paged pool=split order=nhd`, filled from a seed, that tests may change.
+/// Pages are handed out from the last; outputs hold kPoison.
 struct PagedCase {
   static constexpr std::byte kPoison{0xa5};
 
   PagedCase(const Problem& problem, std::uint64_t seed);
 
-  /// Views of everything. They stay valid while the case lives and does not move.
+  /// Views of everything, which stay valid while the case lives and does not move.
   Arguments arguments();
-  /// Views of query rows [first_row, first_row + q_count) of request r alone, with kv_count keys.
-  /// The lengths are kept in `one_q_len` and `one_kv_len`.
-  Arguments slice(std::int64_t r, std::int64_t first_row, std::int64_t q_count,
-                  std::int64_t kv_count);
-  void poison();
   bool poisoned() const;
-  std::size_t out_row_bytes() const;
 
   Problem problem;
   std::int64_t pages = 0;
@@ -35,7 +29,6 @@ struct PagedCase {
   std::vector<std::byte> lse;  ///< [total_q, hq] f32
   std::vector<std::int32_t> table;
   std::vector<std::int32_t> q_lens, kv_lens;
-  std::int32_t one_q_len = 0, one_kv_len = 0;
 };
 
 }  // namespace octavo::tests

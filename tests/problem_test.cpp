@@ -1,7 +1,6 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
-#include <random>
 #include <string>
 #include <vector>
 
@@ -136,51 +135,6 @@ TEST(Problem, SenselessProblemsNameFieldAndValue) {
       {"paged q=bf16 hq=1 hkv=1 d=64 dv=32 pool=joint q_len=1 kv_len=1", {"dv", "32", "64"}},
   };
   for (const Invalid& invalid : table) expect_invalid(invalid);
-}
-
-std::string mutate(std::string text, std::mt19937_64& random) {
-  static const std::string alphabet =
-      "abdehkpqsvx0159=,.:-_ \t\n\0\xff"
-      "e+";
-  const int edits = 1 + static_cast<int>(random() % 6);
-  for (int edit = 0; edit < edits; ++edit) {
-    const std::size_t at = random() % (text.size() + 1);
-    const char letter = alphabet[random() % alphabet.size()];
-    switch (random() % 5) {
-      case 0:
-        text.insert(at, 1, letter);
-        break;
-      case 1:
-        if (at < text.size()) text[at] = letter;
-        break;
-      case 2:
-        if (at < text.size()) text.erase(at, 1 + random() % 4);
-        break;
-      case 3:
-        text.insert(at, text.substr(random() % (text.size() + 1), random() % 12));
-        break;
-      default:
-        if (random() % 20 == 0) text.resize(at);
-    }
-  }
-  return text;
-}
-
-TEST(Problem, MutatedTextsParseOrThrowError) {
-  std::mt19937_64 random(7);
-  const std::vector<std::string> seeds = all_problems();
-  for (int round = 0; round < 100000; ++round) {
-    const std::string text = mutate(seeds[random() % seeds.size()], random);
-    try {
-      const Problem problem = Problem::parse(text);
-      ASSERT_EQ(Problem::parse(problem.to_string()), problem) << text;
-      validate(problem);
-    } catch (const Error& error) {
-      ASSERT_EQ(error.code(), ErrorCode::invalid_problem) << text;
-    } catch (const std::exception& other) {
-      FAIL() << text << "\nthrew " << other.what();
-    }
-  }
 }
 
 }  // namespace

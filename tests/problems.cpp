@@ -1,6 +1,102 @@
 #include "problems.h"
 
+#include <span>
+#include <string_view>
+
+#include "core/text.h"
+#include "verify/random.h"
+
 namespace octavo::tests {
+namespace {
+
+using Texts = std::span<const std::string_view>;
+
+constexpr std::string_view kLayouts[] = {
+    "paged",      "paged order=hnd", "paged pool=split", "paged order=hnd pool=split", "ragged",
+    "contiguous", "packed"};
+constexpr std::string_view kTypes[] = {"q=f32",
+                                       "q=f16",
+                                       "q=bf16",
+                                       "q=e4m3 out=f32",
+                                       "q=bf16 kv=e4m3",
+                                       "q=f16 kv=e5m2",
+                                       "q=f32 kv=bf16 out=f16",
+                                       "q=e5m2 kv=f16 out=e4m3"};
+constexpr std::string_view kMasks[] = {"none",        "causal",    "window:7,0",
+                                       "window:-1,3", "chunked:7", "bits"};
+constexpr std::string_view kFeatures[] = {
+    "",
+    "sinks lse",
+    "alibi lse",
+    "cap=5",
+    "scale=0.25 split=16",
+    "q_scale=tensor k_scale=tensor v_scale=tensor out_scale=tensor",
+    "q_scale=head k_scale=head v_scale=head out_scale=head",
+    "invariant lse split=7",
+    "cap=30 sinks alibi lse invariant"};
+constexpr std::string_view kHeads[] = {"hq=3 hkv=1", "hq=5 hkv=1", "hq=12 hkv=2", "hq=7 hkv=1",
+                                       "hq=2"};
+constexpr std::string_view kLengths[] = {"q_len=1 kv_len=1,7,9,15,16,17,33,0",
+                                         "q_len=7 kv_len=0,9,33",
+                                         "q_len=9 kv_len=15,1",
+                                         "q_len=17,33 kv_len=16,7",
+                                         "q_len=16 kv_len=33",
+                                         "q_len=33,1,0 kv_len=33,17,9",
+                                         "q_len=15 kv_len=16"};
+constexpr std::string_view kPackedLengths[] = {"q_len=1,7,9 kv_len=1,7,9",
+                                               "q_len=15,16 kv_len=15,16",
+                                               "q_len=17,0,1 kv_len=17,0,1", "q_len=33 kv_len=33"};
+
+constexpr std::string_view kPages[] = {"16", "1", "7", "5"};
+constexpr std::string_view kDims[] = {"64", "8", "72", "24", "33", "4"};
+constexpr std::string_view kTwoDims[] = {"64", "24 dv=40", "8", "72 dv=16", "33 dv=9", "4"};
+
+/// Makes the crosses; what is not crossed is drawn, always the same.
+class Crosses {
+ public:
+  std::vector<std::string> make() {
+    for (const std::string_view layout : kLayouts) {
+      for (const std::string_view types : kTypes) {
+        if (layout == "packed" && types.find("kv=") != std::string_view::npos) continue;
+        for (const std::string_view mask : kMasks) {
+          for (const std::string_view features : kFeatures) {
+            add(layout, types, mask, features, pick(kHeads), pick(lengths(layout)));
+          }
+        }
+      }
+      for (const std::string_view some_lengths : lengths(layout)) {
+        for (const std::string_view mask : kMasks) {
+          for (const std::string_view heads : kHeads) {
+            add(layout, "q=bf16", mask, pick(kFeatures), heads, some_lengths);
+          }
+        }
+      }
+    }
+    return std::move(problems_);
+  }
+
+ private:
+  static Texts lengths(std::string_view layout) {
+    return layout == "packed" ? Texts(kPackedLengths) : Texts(kLengths);
+  }
+  std::string_view pick(Texts texts) {
+    return texts[static_cast<std::size_t>(
+        random_.integer(0, static_cast<std::int64_t>(texts.size()) - 1))];
+  }
+  void add(std::string_view layout, std::string_view types, std::string_view mask,
+           std::string_view features, std::string_view heads, std::string_view some_lengths) {
+    const bool paged = layout.starts_with("paged");
+    const bool apart = layout == "ragged" || layout.ends_with("pool=split");
+    const std::string place = paged ? concat(layout, " page=", pick(kPages)) : std::string(layout);
+    problems_.push_back(concat(place, " d=", pick(apart ? kTwoDims : kDims), " ", types, " ", heads,
+                               " mask=", mask, " ", features, " ", some_lengths));
+  }
+
+  std::vector<std::string> problems_;
+  verify::Random random_{1};
+};
+
+}  // namespace
 
 const std::vector<std::string>& smoke() {
   static const std::vector<std::string> list = {
@@ -94,9 +190,15 @@ const std::vector<std::string>& regressions() {
   return list;
 }
 
+const std::vector<std::string>& full() {
+  static const std::vector<std::string> list = Crosses().make();
+  return list;
+}
+
 std::vector<std::string> all_problems() {
   std::vector<std::string> problems = smoke();
   problems.insert(problems.end(), regressions().begin(), regressions().end());
+  problems.insert(problems.end(), full().begin(), full().end());
   return problems;
 }
 

@@ -58,6 +58,11 @@ struct MaskBits {
 
 /// What one run reads and writes. Request r's queries follow those of request r - 1; in the layouts
 /// without pages so do its keys.
+///
+/// Inputs may share memory with each other; k and v may interleave. `out`, `lse` and `workspace`
+/// share no byte with each other or with an input. They may be slices of an array that inputs are
+/// slices of too, as in out = x[:, :, :64], q = x[:, :, 64:]. But a run refuses two views whose
+/// ranges of addresses overlap, unless they lie apart modulo one of their strides.
 struct Arguments {
   TensorView<3> q;  ///< [total_q, hq, d]
   KvView k;

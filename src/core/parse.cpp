@@ -16,7 +16,8 @@ struct Field {
   std::string_view value;
 
   [[noreturn]] void fail(std::string_view expected) const {
-    throw Error(ErrorCode::invalid_problem, concat(key, "=", value, ": expected ", expected));
+    throw Error(ErrorCode::invalid_problem,
+                concat(printable(key), "=", printable(value), ": expected ", expected));
   }
 
   std::int64_t integer(std::string_view text) const {
@@ -83,8 +84,9 @@ Layout parse_layout(std::string_view text) {
   if (text == "ragged") return Layout::ragged;
   if (text == "contiguous") return Layout::contiguous;
   if (text == "packed") return Layout::packed;
-  throw Error(ErrorCode::invalid_problem,
-              concat("layout '", text, "': expected paged, ragged, contiguous or packed first"));
+  throw Error(
+      ErrorCode::invalid_problem,
+      concat("layout '", printable(text), "': expected paged, ragged, contiguous or packed first"));
 }
 
 constexpr std::string_view kFlags[] = {"sinks", "alibi", "lse", "invariant"};
@@ -241,15 +243,15 @@ Problem Problem::parse(std::string_view text) {
     bool bare = equals == std::string_view::npos;
     Field field{word.substr(0, equals), bare ? std::string_view{} : word.substr(equals + 1)};
     if (!given.keys.insert(field.key).second) {
-      throw Error(ErrorCode::invalid_problem,
-                  concat("repeated key '", field.key, "' (again in '", word, "')"));
+      throw Error(ErrorCode::invalid_problem, concat("repeated key '", printable(field.key),
+                                                     "' (again in '", printable(word), "')"));
     }
     if (bare && is_flag(field.key)) {
       set_flag(problem, field.key);
     } else if (bare || !(set_paging(problem, field) || set_numbers(problem, field) ||
                          set_semantics(problem, field) || set_lengths(problem, given, field))) {
       throw Error(ErrorCode::invalid_problem,
-                  concat("unknown key '", field.key, "' in '", word, "'"));
+                  concat("unknown key '", printable(field.key), "' in '", printable(word), "'"));
     }
   }
   if (first) parse_layout("");

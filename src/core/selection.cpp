@@ -26,7 +26,7 @@ std::string join_names(const std::vector<KernelInfo>& table) {
 const std::vector<KernelInfo>& table_of(const Device& device) {
   if (device.id == "cpu") return cpu_kernels();
   throw Error(ErrorCode::unavailable,
-              concat("device '", device.id, "': this build has the device cpu only"));
+              concat("device '", printable(device.id), "': this build has the device cpu only"));
 }
 
 }  // namespace
@@ -34,7 +34,7 @@ const std::vector<KernelInfo>& table_of(const Device& device) {
 Device Device::parse(std::string_view id) {
   if (id == "cpu") return cpu();
   throw Error(ErrorCode::unavailable,
-              concat("device '", id, "': this build has the device cpu only"));
+              concat("device '", printable(id), "': this build has the device cpu only"));
 }
 
 Selection select_from(const std::vector<KernelInfo>& table, const Problem& problem,
@@ -66,8 +66,8 @@ Selection select_from(const std::vector<KernelInfo>& table, const Problem& probl
     selection.candidates_.push_back(std::move(candidate));
   }
   if (!known) {
-    throw Error(ErrorCode::unsupported,
-                concat("no kernel '", forced, "' on ", device.id, ": it has ", join_names(table)));
+    throw Error(ErrorCode::unsupported, concat("no kernel '", printable(forced), "' on ", device.id,
+                                               ": it has ", join_names(table)));
   }
   if (!found) {
     throw Error(ErrorCode::unsupported, concat(forced.empty() ? "no kernel" : "the forced kernel",
@@ -131,8 +131,9 @@ void Plan::run(const Arguments& arguments, Executor& executor) const {
   } else if (arguments.workspace.size() < needed) {
     throw Error(ErrorCode::invalid_argument, concat("workspace has ", arguments.workspace.size(),
                                                     " bytes: the plan needs ", needed));
-  } else if (reinterpret_cast<std::uintptr_t>(workspace) % 64 != 0) {
-    throw Error(ErrorCode::invalid_argument, "workspace is not aligned to 64 bytes");
+  } else if (workspace == nullptr || reinterpret_cast<std::uintptr_t>(workspace) % 64 != 0) {
+    throw Error(ErrorCode::invalid_argument,
+                "workspace is a null pointer or not aligned to 64 bytes");
   }
   kernel_->launch(make_call(*problem_, arguments, workspace), executor);
 }

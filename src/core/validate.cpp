@@ -52,8 +52,10 @@ void validate_lengths(const Problem& p) {
   require(p.q_len.size() == p.kv_len.size(), "kv_len has ", p.kv_len.size(),
           " values: must have b=", p.batch());
   for (std::int64_t r = 0; r < p.batch(); ++r) {
-    require_range(concat("q_len[", r, "]"), p.q_len[r], 0, kMaxTokens);
-    require_range(concat("kv_len[", r, "]"), p.kv_len[r], 0, kMaxTokens);
+    require(p.q_len[r] >= 0 && p.q_len[r] <= kMaxTokens, "q_len[", r, "]=", p.q_len[r],
+            ": must be from 0 to ", kMaxTokens);
+    require(p.kv_len[r] >= 0 && p.kv_len[r] <= kMaxTokens, "kv_len[", r, "]=", p.kv_len[r],
+            ": must be from 0 to ", kMaxTokens);
   }
   require(p.total_q() <= kMaxTokens, "q_len sums to ", p.total_q(), ": must be at most ",
           kMaxTokens);

@@ -38,66 +38,64 @@ inline float from_e4m3(std::uint8_t bits) {
   return std::bit_cast<float>(value | static_cast<std::uint32_t>(bits & 0x80u) << 24);
 }
 
-/// Rounds to the nearest value with `mantissa` fraction bits and smallest normal exponent
-/// `min_exponent`, ties to even, without a bound above.
-inline float round_to(float value, int mantissa, int min_exponent) {
-  int exponent = 0;
-  std::frexp(value, &exponent);
-  const int step = std::max(exponent - 1, min_exponent) - mantissa;
-  return std::ldexp(std::nearbyint(std::ldexp(value, -step)), step);
-}
-
-/// Bits of a small float format: sign, exponent with its bias, fraction. `value` is representable.
-inline std::uint32_t encode(float value, int mantissa, int min_exponent) {
-  const float magnitude = std::fabs(value);
-  std::uint32_t bits = 0;
-  if (magnitude >= std::ldexp(1.0f, min_exponent)) {
-    int exponent = 0;
-    const float fraction = std::frexp(magnitude, &exponent);  // in [0.5, 1)
-    bits = (static_cast<std::uint32_t>(exponent - min_exponent) << mantissa) +
-           static_cast<std::uint32_t>(std::ldexp(fraction * 2 - 1, mantissa));
-  } else {
-    bits = static_cast<std::uint32_t>(std::ldexp(magnitude, mantissa - min_exponent));
-  }
-  return bits;
+/// Bits of a magnitude in a small format with `Mantissa` fraction bits and the smallest normal
+/// number 2^MinExponent: rounded to nearest, ties to even, without a bound above.
+template <int Mantissa, int MinExponent>
+std::uint32_t encode_magnitude(float magnitude) {
+  // Below the smallest normal number the format's step is fixed. It is the last place of kStep's
+  // significand, so the sum rounds to it.
+  constexpr float kStep =
+      std::bit_cast<float>(static_cast<std::uint32_t>(MinExponent - Mantissa + 23 + 127) << 23);
+  constexpr float kSmallestNormal =
+      std::bit_cast<float>(static_cast<std::uint32_t>(MinExponent + 127) << 23);
+  constexpr int kDropped = 23 - Mantissa;
+  const std::uint32_t subnormal =
+      std::bit_cast<std::uint32_t>(magnitude + kStep) - std::bit_cast<std::uint32_t>(kStep);
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(magnitude);
+  const std::uint32_t half = (1u << (kDropped - 1)) - 1 + (bits >> kDropped & 1);
+  const std::uint32_t normal =
+      ((bits + half) >> kDropped) - (static_cast<std::uint32_t>(MinExponent + 126) << Mantissa);
+  return magnitude < kSmallestNormal ? subnormal : normal;
 }
 
 inline std::uint16_t to_bf16(float value) {
-  std::uint32_t bits = std::bit_cast<std::uint32_t>(value);
-  if (std::isnan(value)) return static_cast<std::uint16_t>(bits >> 16 | 0x40);
-  bits += 0x7fff + (bits >> 16 & 1);
-  return static_cast<std::uint16_t>(bits >> 16);
+  const std::uint32_t bits = std::bit_cast<std::uint32_t>(value);
+  const std::uint32_t rounded = (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+  return static_cast<std::uint16_t>(value != value ? bits >> 16 | 0x40 : rounded);
 }
 
 inline std::uint16_t to_f16(float value) {
-  const auto sign = static_cast<std::uint16_t>(std::signbit(value) ? 0x8000 : 0);
-  if (std::isnan(value)) return sign | 0x7e00;
-  const float rounded = std::isinf(value) ? value : round_to(value, 10, -14);
-  if (std::fabs(rounded) > 65504.0f) return sign | 0x7c00;
-  return static_cast<std::uint16_t>(sign | encode(rounded, 10, -14));
+  const std::uint32_t sign = std::bit_cast<std::uint32_t>(value) >> 16 & 0x8000u;
+  const float magnitude = std::fabs(value);
+  const std::uint32_t rounded = std::min(encode_magnitude<10, -14>(magnitude), 0x7c00u);
+  return static_cast<std::uint16_t>(sign | (magnitude != magnitude ? 0x7e00u : rounded));
 }
 
 /// The fp8 formats saturate to their largest finite value.
-inline std::uint8_t to_fp8(float value, int mantissa, int min_exponent, float largest,
-                           std::uint8_t nan) {
-  const auto sign = static_cast<std::uint8_t>(std::signbit(value) ? 0x80 : 0);
-  if (std::isnan(value)) return sign | nan;
-  const float clamped = std::clamp(value, -largest, largest);
-  return static_cast<std::uint8_t>(
-      sign | encode(round_to(clamped, mantissa, min_exponent), mantissa, min_exponent));
+template <int Mantissa, int MinExponent>
+std::uint8_t to_fp8(float value, float largest, std::uint32_t nan) {
+  const std::uint32_t sign = std::bit_cast<std::uint32_t>(value) >> 24 & 0x80u;
+  const float magnitude = std::fabs(value);
+  const float clamped = magnitude > largest ? largest : magnitude;
+  const std::uint32_t rounded = encode_magnitude<Mantissa, MinExponent>(clamped);
+  return static_cast<std::uint8_t>(sign | (magnitude != magnitude ? nan : rounded));
 }
 
-inline std::uint8_t to_e4m3(float value) { return to_fp8(value, 3, -6, 448.0f, 0x7f); }
-inline std::uint8_t to_e5m2(float value) { return to_fp8(value, 2, -14, 57344.0f, 0x7f); }
+inline std::uint8_t to_e4m3(float value) { return to_fp8<3, -6>(value, 448.0f, 0x7f); }
+inline std::uint8_t to_e5m2(float value) { return to_fp8<2, -14>(value, 57344.0f, 0x7f); }
+
+// The loops below are inlined, so that a kernel's own instruction set compiles them.
 
 template <typename Bits, typename Convert>
-void load_with(const void* source, float* target, std::int64_t count, Convert convert) {
+[[gnu::always_inline]] inline void load_with(const void* source, float* target, std::int64_t count,
+                                             Convert convert) {
   const Bits* bits = static_cast<const Bits*>(source);
   for (std::int64_t i = 0; i < count; ++i) target[i] = convert(bits[i]);
 }
 
 /// Reads `count` elements of a dtype as floats.
-inline void load_floats(DType dtype, const void* source, float* target, std::int64_t count) {
+[[gnu::always_inline]] inline void load_floats(DType dtype, const void* source, float* target,
+                                               std::int64_t count) {
   switch (dtype) {
     case DType::f32:
       std::memcpy(target, source, static_cast<std::size_t>(count) * sizeof(float));
@@ -114,13 +112,15 @@ inline void load_floats(DType dtype, const void* source, float* target, std::int
 }
 
 template <typename Bits, typename Convert>
-void store_with(void* target, const float* source, std::int64_t count, Convert convert) {
+[[gnu::always_inline]] inline void store_with(void* target, const float* source, std::int64_t count,
+                                              Convert convert) {
   Bits* bits = static_cast<Bits*>(target);
   for (std::int64_t i = 0; i < count; ++i) bits[i] = convert(source[i]);
 }
 
 /// Writes `count` floats as a dtype, rounded to nearest even.
-inline void store_floats(DType dtype, void* target, const float* source, std::int64_t count) {
+[[gnu::always_inline]] inline void store_floats(DType dtype, void* target, const float* source,
+                                                std::int64_t count) {
   switch (dtype) {
     case DType::f32:
       std::memcpy(target, source, static_cast<std::size_t>(count) * sizeof(float));

@@ -2,7 +2,9 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdlib>
 #include <exception>
@@ -14,6 +16,8 @@
 
 namespace octavo {
 namespace {
+
+constexpr std::chrono::microseconds kSpin{50};
 
 /// Tasks of one parallel_for, handed out one at a time.
 struct Job {
@@ -35,6 +39,13 @@ struct Job {
   }
 };
 
+/// Waits a little for what may happen soon: to sleep and be woken takes tens of microseconds.
+template <typename Condition>
+void spin_until(Condition condition) {
+  const auto end = std::chrono::steady_clock::now() + kSpin;
+  while (!condition() && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+}
+
 }  // namespace
 
 struct ThreadPool::State {
@@ -44,23 +55,45 @@ struct ThreadPool::State {
   std::condition_variable wake;
   std::condition_variable done;
   Job* job = nullptr;
-  std::uint64_t generation = 0;
-  int running = 0;
-  bool stop = false;
+  std::atomic<int> wanted{0};  // workers that may still join the job
+  std::atomic<int> joined{0};  // workers that do it
+  std::atomic<bool> stop{false};
 
   void loop() {
-    std::uint64_t seen = 0;
     std::unique_lock lock(mutex);
     while (true) {
-      wake.wait(lock, [&] { return stop || generation != seen; });
+      wake.wait(lock, [&] { return stop || wanted > 0; });
       if (stop) return;
-      seen = generation;
+      --wanted;
+      ++joined;
       Job* mine = job;
       lock.unlock();
       mine->work();
       lock.lock();
-      if (--running == 0) done.notify_one();
+      if (--joined == 0) done.notify_one();
+      lock.unlock();
+      spin_until([&] { return stop || wanted > 0; });
+      lock.lock();
     }
+  }
+
+  /// Does the job with the workers. One that wakes up too late is not waited for.
+  void run(Job& new_job) {
+    const auto helpers =
+        static_cast<int>(std::min(new_job.count - 1, static_cast<std::int64_t>(workers.size())));
+    {
+      std::lock_guard lock(mutex);
+      job = &new_job;
+      wanted = helpers;
+    }
+    for (int i = 0; i < helpers; ++i) wake.notify_one();
+    new_job.work();
+    std::unique_lock lock(mutex);
+    wanted = 0;
+    lock.unlock();
+    spin_until([&] { return joined == 0; });
+    lock.lock();
+    done.wait(lock, [&] { return joined == 0; });
   }
 };
 
@@ -87,16 +120,7 @@ void ThreadPool::parallel_for(std::int64_t count, const std::function<void(std::
   job.task = &task;
   std::unique_lock busy(state_->busy, std::try_to_lock);
   if (count > 1 && !state_->workers.empty() && busy.owns_lock()) {
-    {
-      std::lock_guard lock(state_->mutex);
-      state_->job = &job;
-      state_->running = static_cast<int>(state_->workers.size());
-      ++state_->generation;
-    }
-    state_->wake.notify_all();
-    job.work();
-    std::unique_lock lock(state_->mutex);
-    state_->done.wait(lock, [&] { return state_->running == 0; });
+    state_->run(job);
   } else {
     job.work();
   }

@@ -7,6 +7,9 @@ namespace octavo {
 KernelInfo cpu_portable();   // portable.cpp
 KernelInfo cpu_reference();  // reference.cpp
 
+/// About how many pairs of a query token and a key it sees a request has.
+double visible_pairs(const Problem& problem, std::int64_t request);
+
 /// Multiplications and additions of a problem: (d + dv) for each visible pair of query and key.
 double multiply_adds(const Problem& problem);
 

@@ -9,6 +9,7 @@
 namespace octavo::cli {
 namespace {
 
+/// What the problem asks for, however a kernel computes it.
 struct Work {
   double pairs = 0;   ///< of a query token and a key that it sees
   double tokens = 0;  ///< keys that some query sees
@@ -28,22 +29,28 @@ Work count(const verify::Case& c) {
   return work;
 }
 
-/// Seconds of one run: the median of as many as fit in a second, at least 5.
-double median_time(const Plan& plan, const Arguments& arguments, std::size_t& runs) {
+struct Times {
+  std::size_t runs = 0;
+  double median = 0;  ///< seconds
+  double least = 0;
+};
+
+/// Of as many runs as fit in a second, at least 5, after a warm-up of at least one run.
+Times measure(const Plan& plan, const Arguments& arguments, Executor& executor) {
   using Clock = std::chrono::steady_clock;
-  plan.run(arguments);
-  std::vector<double> times;
-  double total = 0;
-  while (times.size() < 5 || (total < 1 && times.size() < 10000)) {
+  const auto run = [&] {
     const auto start = Clock::now();
-    plan.run(arguments);
-    times.push_back(std::chrono::duration<double>(Clock::now() - start).count());
+    plan.run(arguments, executor);
+    return std::chrono::duration<double>(Clock::now() - start).count();
+  };
+  for (double total = 0; total < 0.1;) total += run();
+  std::vector<double> times;
+  for (double total = 0; times.size() < 5 || (total < 1 && times.size() < 10000);) {
+    times.push_back(run());
     total += times.back();
   }
-  runs = times.size();
-  const auto middle = times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2);
-  std::nth_element(times.begin(), middle, times.end());
-  return *middle;
+  std::sort(times.begin(), times.end());
+  return {times.size(), times[times.size() / 2], times.front()};
 }
 
 }  // namespace
@@ -58,24 +65,25 @@ int run_bench(const Options& options) {
   Arguments arguments = c.arguments();
   arguments.workspace = {workspace.data(), workspace.size()};
 
-  std::size_t runs = 0;
-  const double seconds = median_time(plan, arguments, runs);
+  Executor& executor = default_executor();
+  const Times times = measure(plan, arguments, executor);
   const Work work = count(c);
   const auto dims = static_cast<double>(problem.d + problem.dv);
-  const double flop = 2 * dims * work.pairs * static_cast<double>(problem.hq);
-  const double bytes = dims * work.tokens * static_cast<double>(problem.hkv) *
-                       static_cast<double>(size_of(problem.kv));
+  const double gflops = 2e-9 * dims * work.pairs * static_cast<double>(problem.hq) / times.median;
+  const double kv_gbs = 1e-9 * dims * work.tokens * static_cast<double>(problem.hkv) *
+                        static_cast<double>(size_of(problem.kv)) / times.median;
   const std::string kernel(plan.kernel());
   if (options.json) {
     std::printf(
-        "{\"problem\":%s,\"device\":%s,\"kernel\":%s,\"runs\":%zu,\"median_us\":%s,"
-        "\"gflops\":%s,\"kv_gbs\":%s}\n",
+        "{\"problem\":%s,\"device\":%s,\"kernel\":%s,\"threads\":%d,\"runs\":%zu,"
+        "\"median_us\":%s,\"least_us\":%s,\"gflops\":%s,\"kv_gbs\":%s}\n",
         quoted(problem.to_string()).c_str(), quoted(device.id).c_str(), quoted(kernel).c_str(),
-        runs, number(seconds * 1e6).c_str(), number(flop / seconds * 1e-9).c_str(),
-        number(bytes / seconds * 1e-9).c_str());
+        executor.concurrency(), times.runs, number(times.median * 1e6).c_str(),
+        number(times.least * 1e6).c_str(), number(gflops).c_str(), number(kv_gbs).c_str());
   } else {
-    std::printf("%s: %.4g us (median of %zu), %.4g GFLOP/s, KV %.4g GB/s\n", kernel.c_str(),
-                seconds * 1e6, runs, flop / seconds * 1e-9, bytes / seconds * 1e-9);
+    std::printf("%s, %d threads: %.4g us (median of %zu, least %.4g), %.4g GFLOP/s, KV %.4g GB/s\n",
+                kernel.c_str(), executor.concurrency(), times.median * 1e6, times.runs,
+                times.least * 1e6, gflops, kv_gbs);
   }
   return kPassed;
 }

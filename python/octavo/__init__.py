@@ -1,0 +1,32 @@
+"""Octavo: exact attention over paged KV caches.
+
+A problem is computed by a kernel that declared it can, or refused with the reasons.
+
+    octavo.attention(q, k, v, page_table=..., q_lens=..., kv_lens=..., mask="causal")
+    octavo.explain("paged q=bf16 hq=14 hkv=2 d=64 mask=causal q_len=8 kv_len=9")
+"""
+
+from ._attention import attention
+from ._errors import (
+    Error,
+    InvalidArgumentError,
+    InvalidProblemError,
+    UnavailableError,
+    UnsupportedError,
+)
+from ._plan import Plan, explain, kernels, plan
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Error",
+    "InvalidArgumentError",
+    "InvalidProblemError",
+    "Plan",
+    "UnavailableError",
+    "UnsupportedError",
+    "attention",
+    "explain",
+    "kernels",
+    "plan",
+]

@@ -1,0 +1,247 @@
+"""`octavo.attention`: one call from arrays to result."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ._arrays import as_array, dtype_name, empty, is_torch, pack_bits, require_writable, vector
+from ._errors import Error, InvalidArgumentError
+from ._plan import plan_for
+
+SCALES = ("q_scale", "k_scale", "v_scale", "out_scale")
+
+
+def attention(
+    q: Any,
+    k: Any,
+    v: Any,
+    *,
+    q_lens: Any = None,
+    kv_lens: Any = None,
+    cu_seqlens_q: Any = None,
+    cu_seqlens_kv: Any = None,
+    page_table: Any = None,
+    order: str = "nhd",
+    mask: str = "none",
+    mask_bits: Any = None,
+    softmax_scale: float | None = None,
+    soft_cap: float | None = None,
+    sinks: Any = None,
+    alibi_slopes: Any = None,
+    q_scale: Any = 1.0,
+    k_scale: Any = 1.0,
+    v_scale: Any = 1.0,
+    out_scale: Any = 1.0,
+    out: Any = None,
+    out_dtype: Any = None,
+    return_lse: bool = False,
+    lse: Any = None,
+    invariant: bool = False,
+    split: int = 0,
+    kernel: str = "",
+) -> Any:
+    """Exact attention of `q` over `k` and `v`: dense, ragged or paged.
+
+    Arrays are numpy arrays (with ml_dtypes for bf16 and fp8) or torch tensors on the CPU; what
+    numpy.asarray takes is read without a copy. Only the innermost dimension must be dense.
+
+    q            [total_q, hq, d], requests one after another; or [batch, q_len, hq, d]
+    k, v         paged (with `page_table`): [pages, page, hkv, d], or with order="hnd"
+                 [pages, hkv, page, d]; ragged: [total_kv, hkv, d]; dense: [batch, kv_len, hkv, d]
+    q_lens, kv_lens      [requests]: tokens of each request
+    cu_seqlens_q, cu_seqlens_kv    [requests + 1]: their running sums, instead
+    page_table   [requests, columns]: entry (r, c) holds tokens c * page .. of request r; entries
+                 past a request's length may hold anything
+    mask         "none", "causal", "window:LEFT,RIGHT", "chunked:C"; query i of a request sits at
+                 kv_len - q_len + i
+    mask_bits    which keys each query sees, instead: bool [total_q, keys], or uint8 [total_q,
+                 bytes] with bit j % 8 of byte j // 8 for key j
+    softmax_scale    default 1 / sqrt(d)
+    soft_cap     cap * tanh(score / cap)
+    sinks        [hq]: a natural-log logit per query head in the denominator
+    alibi_slopes [hq]: slope * (j - position) is added to the scores
+    q_scale, k_scale, v_scale, out_scale    factors: a number, or an array of one value or of one
+                 value per KV head
+    out, lse     where to write the results; otherwise they are made
+    out_dtype    default q's dtype, bf16 where q is fp8
+    return_lse   also return the log of the sum of exponentials, float32 [total_q, hq]
+    invariant    a row's bits depend only on its q, the keys it sees and their positions
+    split        tokens of a KV split; default: the library's
+    kernel       forces a kernel by name
+
+    Returns out [total_q, hq, dv] (or [batch, q_len, hq, dv]), or (out, lse).
+
+    Raises InvalidArgumentError, InvalidProblemError or UnsupportedError, before any output is
+    touched. There is no backward pass: tensors that require a gradient are refused.
+    """
+    q, k, v = as_array(q), as_array(k), as_array(v)
+    if len({is_torch(x) for x in (q, k, v)}) > 1:
+        raise InvalidArgumentError("q, k and v must all be torch tensors, or none of them")
+    if is_torch(q):
+        _require_no_gradient(q=q, k=k, v=v)
+    batched = q.ndim == 4
+    if q.ndim not in (3, 4):
+        raise InvalidArgumentError(f"q has {q.ndim} dimensions: must have 3 or 4")
+    q_lens = _lengths("q", q_lens, cu_seqlens_q, q, q if batched else None)
+    dense = page_table is None and k.ndim == 4
+    kv_lens = _lengths("kv", kv_lens, cu_seqlens_kv, k, k if page_table is None else None, like=q)
+    if page_table is not None:
+        page_table = vector(page_table, "i32", q)
+    elif dense:
+        # A dense batch is a page per request.
+        page_table = vector(list(range(k.shape[0])), "i32", q).reshape(-1, 1)
+    if mask_bits is not None:
+        if mask != "none":
+            raise InvalidArgumentError(f"mask={mask!r}: mask_bits replaces it")
+        mask, mask_bits = "bits", as_array(mask_bits)
+        if dtype_name(mask_bits.dtype) == "bool":
+            mask_bits = pack_bits(mask_bits)
+    if sinks is not None:
+        sinks = vector(sinks, "f32", q)
+    if alibi_slopes is not None:
+        alibi_slopes = vector(alibi_slopes, "f32", q)
+    scales, scale_arrays = [], []
+    for scale in (q_scale, k_scale, v_scale, out_scale):
+        number = isinstance(scale, (int, float))
+        scales.append(float(scale) if number else 1.0)
+        scale_arrays.append(None if number else vector(scale, "f32", q).reshape(-1))
+    if out is None:
+        out_name = _result_dtype(q) if out_dtype is None else dtype_name(out_dtype)
+    else:
+        require_writable("out", out)
+        out_name = dtype_name(out.dtype)
+        if out_dtype is not None and dtype_name(out_dtype) != out_name:
+            raise InvalidArgumentError(f"out_dtype={dtype_name(out_dtype)}: out is {out_name}")
+    if lse is not None:
+        require_writable("lse", lse)
+    want_lse = return_lse or lse is not None
+    rows = _flat("q", q) if batched else q
+
+    hkv_axis = 1 if k.ndim == 3 or order == "hnd" else 2
+    words = ["ragged"]
+    if page_table is not None:
+        words = [f"paged pool=split order={order} page={k.shape[3 - hkv_axis]}"]
+    words.append(f"q={dtype_name(q.dtype)} kv={dtype_name(k.dtype)} out={out_name}")
+    words.append(f"hq={rows.shape[1]} hkv={k.shape[hkv_axis]} d={q.shape[-1]} dv={v.shape[-1]}")
+    words.append(f"mask={mask}")
+    if soft_cap is not None:
+        words.append(f"cap={soft_cap!r}")
+    if softmax_scale is not None:
+        words.append(f"scale={softmax_scale!r}")
+    for name, array in zip(SCALES, scale_arrays):
+        if array is not None:
+            words.append(f"{name}={'tensor' if array.shape[0] == 1 else 'head'}")
+    if split:
+        words.append(f"split={split}")
+    flags = {"sinks": sinks is not None, "alibi": alibi_slopes is not None, "lse": want_lse}
+    words += [flag for flag, on in (flags | {"invariant": invariant}).items() if on]
+    call = (
+        *(" ".join(words), kernel),
+        *(rows, k, v, q_lens, kv_lens, page_table, mask_bits, sinks, alibi_slopes),
+        *(scales, scale_arrays),
+    )
+
+    if is_torch(q):
+        from . import torch as operators
+    if is_torch(q) and out is None and lse is None:
+        out, lse = operators.attention(*call)
+        out = out.reshape(*q.shape[:-1], v.shape[-1])
+        lse = lse.reshape(q.shape[:-1]) if want_lse else None
+    else:
+        if out is None:
+            out = empty((*q.shape[:-1], v.shape[-1]), out_name, q)
+        if want_lse and lse is None:
+            lse = empty(q.shape[:-1], "f32", q)
+        run = operators.attention_out if is_torch(q) else compute
+        run(
+            *call,
+            _flat("out", out) if out.ndim == 4 else out,
+            _flat("lse", lse) if want_lse and lse.ndim == 3 else lse,
+        )
+    return (out, lse) if want_lse else out
+
+
+def compute(
+    problem: str,
+    kernel: str,
+    q: Any,
+    k: Any,
+    v: Any,
+    q_lens: Any,
+    kv_lens: Any,
+    page_table: Any,
+    mask_bits: Any,
+    sinks: Any,
+    alibi_slopes: Any,
+    scales: Any,
+    scale_arrays: Any,
+    out: Any,
+    lse: Any,
+) -> None:
+    """Runs a problem that lacks only its lengths, on what `attention` has normalised."""
+    if q_lens.shape[0] == 0:
+        return
+    lengths = f"b={q_lens.shape[0]} q_len={_listed(q_lens)} kv_len={_listed(kv_lens)}"
+    factors = {
+        name: number if array is None else array
+        for name, number, array in zip(SCALES, scales, scale_arrays)
+    }
+    plan_for(f"{problem} {lengths}", kernel).run(
+        q,
+        k,
+        v,
+        q_lens=q_lens,
+        kv_lens=kv_lens,
+        page_table=page_table,
+        out=out,
+        lse=lse,
+        mask_bits=mask_bits,
+        sinks=sinks,
+        alibi_slopes=alibi_slopes,
+        **factors,
+    )
+
+
+def _listed(lengths: Any) -> str:
+    return ",".join(map(str, lengths.tolist()))
+
+
+def _result_dtype(q: Any) -> str:
+    name = dtype_name(q.dtype)
+    return "bf16" if name in ("e4m3", "e5m2") else name
+
+
+def _flat(name: str, array: Any) -> Any:
+    """[batch, tokens, ...] as [batch * tokens, ...]; outputs must allow it without a copy."""
+    shape = (array.shape[0] * array.shape[1], *array.shape[2:])
+    if is_torch(array):
+        return array.reshape(shape) if name == "q" else array.view(shape)
+    flat = array.reshape(shape)
+    if name != "q" and flat.size and flat.__array_interface__["data"] != array.__array_interface__["data"]:
+        raise InvalidArgumentError(f"{name} must be contiguous in its first two dimensions")
+    return flat
+
+
+def _lengths(name: str, lens: Any, cu_seqlens: Any, array: Any, dense: Any, like: Any = None) -> Any:
+    """Tokens of each request, from whichever way they were given."""
+    like = array if like is None else like
+    if lens is not None and cu_seqlens is not None:
+        raise InvalidArgumentError(f"{name}_lens and cu_seqlens_{name}: give one of them")
+    if lens is not None:
+        return vector(lens, "i32", like)
+    if cu_seqlens is not None:
+        sums = vector(cu_seqlens, "i32", like)
+        return vector(sums[1:] - sums[:-1], "i32", like)
+    if dense is not None and dense.ndim == 4:
+        return vector([dense.shape[1]] * dense.shape[0], "i32", like)
+    if array.ndim == 3:
+        return vector([array.shape[0]], "i32", like)
+    raise InvalidArgumentError(f"{name}_lens is missing: pages hold tokens of any request")
+
+
+def _require_no_gradient(**tensors: Any) -> None:
+    import torch
+
+    for name, tensor in tensors.items():
+        if torch.is_grad_enabled() and tensor.requires_grad:
+            raise Error(f"{name} requires a gradient: there is no backward pass; use torch.no_grad()")

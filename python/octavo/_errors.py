@@ -1,0 +1,21 @@
+"""The exceptions of the package. Messages name the argument, its value and what would be right."""
+
+
+class Error(Exception):
+    """Base of all errors that Octavo raises."""
+
+
+class InvalidProblemError(Error, ValueError):
+    """The text does not parse, or the problem makes no sense."""
+
+
+class InvalidArgumentError(Error, ValueError):
+    """An argument of a run does not fit the plan."""
+
+
+class UnsupportedError(Error, NotImplementedError):
+    """No kernel, or not the forced one, can compute the problem; the message has the reasons."""
+
+
+class UnavailableError(Error, RuntimeError):
+    """The device is not there."""

@@ -1,0 +1,78 @@
+"""The torch operators octavo::attention and octavo::attention_out, for torch.compile and export.
+
+`octavo.attention` calls them. `problem` is a problem in its text form without the lengths, which the
+operators read from q_lens and kv_lens; `scales` and `scale_arrays` are q's, k's, v's and out's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ._arrays import LONG_NAMES
+from ._attention import compute
+
+
+def _results(problem: str, q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Uninitialised out [total_q, hq, dv] and LSE [total_q, hq], or [0, hq] if it is not wanted."""
+    words = problem.split()
+    dtype = next(word.removeprefix("out=") for word in words if word.startswith("out="))
+    out = q.new_empty((q.shape[0], q.shape[1], v.shape[-1]), dtype=getattr(torch, LONG_NAMES[dtype]))
+    rows = q.shape[0] if "lse" in words else 0
+    return out, q.new_empty((rows, q.shape[1]), dtype=torch.float32)
+
+
+@torch.library.custom_op("octavo::attention", mutates_args=(), device_types="cpu")
+def attention(
+    problem: str,
+    kernel: str,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q_lens: Tensor,
+    kv_lens: Tensor,
+    page_table: Tensor | None,
+    mask_bits: Tensor | None,
+    sinks: Tensor | None,
+    alibi_slopes: Tensor | None,
+    scales: Sequence[float],
+    scale_arrays: Sequence[Tensor | None],
+) -> tuple[Tensor, Tensor]:
+    out, lse = _results(problem, q, v)
+    inputs = (q, k, v, q_lens, kv_lens, page_table, mask_bits, sinks, alibi_slopes)
+    compute(problem, kernel, *inputs, scales, scale_arrays, out, lse if lse.shape[0] else None)
+    return out, lse
+
+
+@attention.register_fake
+def _(problem, kernel, q, k, v, *_):  # type: ignore[no-untyped-def]
+    return _results(problem, q, v)
+
+
+@torch.library.custom_op("octavo::attention_out", mutates_args=("out", "lse"), device_types="cpu")
+def attention_out(
+    problem: str,
+    kernel: str,
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    q_lens: Tensor,
+    kv_lens: Tensor,
+    page_table: Tensor | None,
+    mask_bits: Tensor | None,
+    sinks: Tensor | None,
+    alibi_slopes: Tensor | None,
+    scales: Sequence[float],
+    scale_arrays: Sequence[Tensor | None],
+    out: Tensor,
+    lse: Tensor | None,
+) -> None:
+    inputs = (q, k, v, q_lens, kv_lens, page_table, mask_bits, sinks, alibi_slopes)
+    compute(problem, kernel, *inputs, scales, scale_arrays, out, lse)
+
+
+@attention_out.register_fake
+def _(*_):  # type: ignore[no-untyped-def]
+    return None

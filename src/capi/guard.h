@@ -1,0 +1,27 @@
+#pragma once
+
+#include "octavo/c.h"
+
+namespace octavo::capi {
+
+/// The code of the exception being handled. Keeps its message for the calling thread.
+octavo_code take_exception() noexcept;
+
+/// Runs the body of a function of the C API: an exception becomes a code.
+template <typename Body>
+octavo_code guard(const Body& body) noexcept {
+  try {
+    body();
+    return OCTAVO_OK;
+  } catch (...) {
+    return take_exception();
+  }
+}
+
+/// The message of the calling thread's last error.
+const char* last_error() noexcept;
+
+/// Throws Error(invalid_argument) for a null pointer.
+void require_pointer(const char* name, const void* pointer);
+
+}  // namespace octavo::capi

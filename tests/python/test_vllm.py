@@ -1,0 +1,82 @@
+"""vLLM on Octavo: tiny random models, against vLLM's own attention in a second process."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("vllm", reason="vLLM is not installed")
+
+SHARED = ["gpt-oss", "gemma2", "bloom", "llama-bf16", "llama-f16"]
+FP8 = ["llama-fp8", "llama-e5m2"]
+OCTAVO_ONLY = ["llama-page-1", "llama-chunked-prefill"]
+
+
+def run(folder: Path, octavo: bool, names: list[str]) -> dict:
+    done = subprocess.run(
+        [sys.executable, Path(__file__).with_name("engine.py"), folder, *names],
+        env=os.environ | {"OCTAVO_VLLM": str(int(octavo))},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("models")
+
+
+@pytest.fixture(scope="module")
+def on_octavo(folder):
+    return run(folder, True, [*SHARED, *FP8, *OCTAVO_ONLY, "llama", "bert"])
+
+
+@pytest.fixture(scope="module")
+def on_own(folder, on_octavo):
+    return run(folder, False, [*SHARED, *FP8, "llama"])
+
+
+def result_of(results, name):
+    assert "error" not in results[name], results[name]["error"]
+    return results[name]
+
+
+def distance(x, y):
+    pairs = list(zip(x["logprobs"], y["logprobs"], strict=True))
+    return sum(abs(a - b) for a, b in pairs) / len(pairs)
+
+
+@pytest.mark.parametrize("name", [*SHARED, *FP8, *OCTAVO_ONLY])
+def test_prefix_hits_change_no_token(on_octavo, name):
+    result = result_of(on_octavo, name)
+    assert result["cached"] > 0
+    assert result["hit"] == result["cold"]
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_close_to_vllms_own_attention(on_octavo, on_own, name):
+    bound = 0.05 if name in ("llama-bf16", "llama-f16") else 1e-3
+    assert distance(result_of(on_octavo, name), result_of(on_own, name)) < bound
+
+
+@pytest.mark.parametrize("name", ["llama-page-1", "llama-chunked-prefill"])
+def test_pages_and_chunks_do_not_matter(on_octavo, on_own, name):
+    result = result_of(on_octavo, name)
+    assert result["cold"] == result_of(on_own, "llama")["cold"]
+    assert distance(result, result_of(on_own, "llama")) < 1e-3
+
+
+@pytest.mark.parametrize("name", FP8)
+def test_fp8_cache_loses_no_more_than_in_vllms_own_attention(on_octavo, on_own, name):
+    error = distance(result_of(on_octavo, name), result_of(on_octavo, "llama"))
+    own_error = distance(result_of(on_own, name), result_of(on_own, "llama"))
+    assert 0 < error < 1.2 * own_error
+
+
+def test_encoders_are_refused_while_loading(on_octavo):
+    assert "attn_type=encoder_only" in on_octavo["bert"]["error"]
