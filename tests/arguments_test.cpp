@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <functional>
 #include <limits>
 #include <optional>
@@ -9,6 +10,7 @@
 
 #include "octavo/octavo.h"
 #include "paged_case.h"
+#include "verify/case.h"
 
 namespace octavo::tests {
 namespace {
@@ -43,6 +45,11 @@ std::vector<Spoil> spoils() {
        [](C& c, A&) {
          c.q_lens = {4, 1};
        }},
+      {"more tokens than the bound",
+       [](C& c, A& a) {
+         c.q_lens = {3, 3};
+         a.q.shape[0] = a.out.shape[0] = a.lse.shape[0] = 6;
+       }},
       {"q dtype", [](C&, A& a) { a.q.dtype = DType::e5m2; }},
       {"k dtype", [](C&, A& a) { a.k.dtype = DType::e5m2; }},
       {"v dtype", [](C&, A& a) { a.v.dtype = DType::e4m3; }},
@@ -54,7 +61,10 @@ std::vector<Spoil> spoils() {
       {"v heads", [](C&, A& a) { a.v.shape[2] = 1; }},
       {"v head dim", [](C&, A& a) { a.v.shape[3] = 32; }},
       {"out heads", [](C&, A& a) { a.out.shape[1] = 2; }},
-      {"k page size", [](C&, A& a) { a.k.shape[1] = 8; }},
+      {"k head dim", [](C&, A& a) { a.k.shape[3] = 32; }},
+      {"page size", [](C&, A& a) { a.k.shape[1] = a.v.shape[1] = 8; }},
+      {"v page size", [](C&, A& a) { a.v.shape[1] = 8; }},
+      {"v pages", [](C&, A& a) { a.v.shape[0] -= 1; }},
       {"innermost stride of q", [](C&, A& a) { a.q.stride[2] = 2; }},
       {"innermost stride of k", [](C&, A& a) { a.k.stride[3] = 2; }},
       {"null q", [](C&, A& a) { a.q.data = nullptr; }},
@@ -218,6 +228,93 @@ TEST_P(ArgumentsOf, OutMayHoldHeadsBeforeTokens) {
       const auto at = expected.begin() + (token * 4 + head) * row;
       EXPECT_TRUE(std::equal(at, at + row, buffers.out.begin() + (head * 5 + token) * row));
     }
+  }
+}
+
+/// What only other problems than the one above have, or what only others let through.
+struct Wrong {
+  std::string problem;
+  std::string what;
+  std::function<void(Arguments&)> apply;
+  std::string named{};  ///< in the message
+};
+
+std::vector<Wrong> wrongs() {
+  static const std::int32_t lengths[] = {3, 1};
+  static const float one = 1;
+  static const std::uint8_t bits[64] = {};
+  static float lse[64];
+  using A = Arguments;
+  const std::string packed = "packed q=f32 hq=2 d=8 q_len=3,2 kv_len=3,2";
+  const std::string plain = "ragged q=f32 hq=2 d=8 q_len=3 kv_len=9";
+  const std::string rich = plain + " mask=bits sinks alibi lse k_scale=head v_scale=tensor";
+  const std::string empty = "paged q=f32 hq=2 d=8 lse q_len=0 kv_len=0";
+  return {
+      {packed, "unequal lengths", [](A& a) { a.kv_lens = lengths; }},
+      {plain, "two pages", [](A& a) { a.k.shape[0] = a.v.shape[0] = 2; }},
+      {plain, "too few tokens", [](A& a) { a.k.shape[1] = a.v.shape[1] = 8; }},
+      {plain, "NaN", [](A& a) { a.q_scale.value = std::nanf(""); }},
+      {plain, "infinite", [](A& a) { a.out_scale.value = HUGE_VALF; }},
+      {plain, "values of a host scale",
+       [](A& a) {
+         a.v_scale.values = {&one, 1};
+       }},
+      {plain, "sinks",
+       [](A& a) {
+         a.sinks = {&one, 1};
+       }},
+      {plain, "slopes",
+       [](A& a) {
+         a.alibi_slopes = {&one, 1};
+       }},
+      {plain, "mask bits",
+       [](A& a) {
+         a.mask_bits = {bits, 3, 2};
+       }},
+      {plain, "lse",
+       [](A& a) {
+         a.lse = TensorView<2>::dense(lse, DType::f32, {3, 2});
+       }},
+      {rich, "too few rows of bits", [](A& a) { a.mask_bits.rows = 2; }},
+      {rich, "too few bytes of bits", [](A& a) { a.mask_bits.row_bytes = 1; }},
+      {rich, "null bits", [](A& a) { a.mask_bits.data = nullptr; }},
+      {rich, "bits that overflow", [](A& a) { a.mask_bits.rows = kHuge; }},
+      {rich, "too few sinks", [](A& a) { a.sinks = a.sinks.first(1); }},
+      {rich, "no slopes", [](A& a) { a.alibi_slopes = {}; }},
+      {rich, "too few scales", [](A& a) { a.k_scale.values = a.k_scale.values.first(1); }},
+      {rich, "too many scales", [](A& a) { a.v_scale.values = a.k_scale.values; }},
+      {rich, "null scales",
+       [](A& a) {
+         a.v_scale.values = {static_cast<const float*>(nullptr), 1};
+       }},
+      {empty, "negative rows of q", [](A& a) { a.q.shape[0] = -1; }, "q.shape[0]=-1: must"},
+      {empty, "negative rows of out", [](A& a) { a.out.shape[0] = -1; }, "out.shape[0]=-1: must"},
+      {empty, "negative pages", [](A& a) { a.k.shape[0] = a.v.shape[0] = -1; },
+       "k.shape[0]=-1: must"},
+  };
+}
+
+TEST(Arguments, WrongOnesOfOtherProblemsAreRefused) {
+  for (const Wrong& wrong : wrongs()) {
+    SCOPED_TRACE(wrong.problem + ": " + wrong.what);
+    const Problem problem = Problem::parse(wrong.problem);
+    const Plan plan = select(problem, Device::cpu()).plan();
+    const verify::Case made(problem, 1, 0);
+    Arguments arguments = made.arguments();
+    ASSERT_NO_THROW(plan.run(arguments));
+    const auto* out = static_cast<const std::byte*>(arguments.out.data);
+    const std::vector<std::byte> before(out,
+                                        out + problem.total_q() * problem.hq * problem.dv *
+                                                  static_cast<std::int64_t>(size_of(problem.out)));
+    wrong.apply(arguments);
+    try {
+      plan.run(arguments);
+      ADD_FAILURE() << "accepted";
+    } catch (const Error& error) {
+      EXPECT_EQ(error.code(), ErrorCode::invalid_argument) << error.what();
+      EXPECT_NE(std::string(error.what()).find(wrong.named), std::string::npos) << error.what();
+    }
+    EXPECT_TRUE(std::equal(before.begin(), before.end(), out));
   }
 }
 

@@ -178,6 +178,17 @@ bool is_valid(const Problem& problem) {
   }
 }
 
+/// An invariant problem must have the same kernels, and the same winner, at all lengths.
+bool lengths_decide(const Selection& selection, Problem problem, const Device& device) {
+  problem.q_len = problem.kv_len = {4096};
+  const Selection other = select(problem, device);
+  for (std::size_t k = 0; k < selection.candidates().size(); ++k) {
+    const bool can = selection.candidates()[k].reasons.empty();
+    if (can != other.candidates()[k].reasons.empty()) return true;
+  }
+  return selection.kernel() != other.kernel();
+}
+
 constexpr std::uint64_t kSeed = 20260117;
 
 /// Selects for every combination; fills a reservoir for each kernel of the table.
@@ -205,6 +216,10 @@ std::vector<Reservoir> enumerate(const Device& device, std::int64_t& valid) {
     }
     if (best == nullptr || selection.kernel() != best->kernel->name) {
       ADD_FAILURE() << selection.to_string();
+      return {};
+    }
+    if (problem.invariant && lengths_decide(selection, problem, device)) {
+      ADD_FAILURE() << "at other lengths other kernels: " << selection.to_string();
       return {};
     }
   }

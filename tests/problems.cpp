@@ -101,75 +101,67 @@ class Crosses {
 const std::vector<std::string>& smoke() {
   static const std::vector<std::string> list = {
       // Layouts.
-      "paged q=f32 kv=f32 hq=4 hkv=2 d=64 page=16 mask=causal q_len=9 kv_len=33",
-      "paged order=hnd q=f32 kv=f32 hq=4 hkv=2 d=64 page=16 mask=causal q_len=9 kv_len=33",
-      "paged pool=split q=f32 kv=f32 hq=4 hkv=2 d=64 page=16 mask=causal q_len=9 kv_len=33",
-      "paged order=hnd pool=split q=bf16 kv=bf16 hq=4 hkv=2 d=64 page=7 mask=causal q_len=9 "
-      "kv_len=33",
-      "ragged q=f32 kv=f32 hq=4 hkv=2 d=64 mask=causal q_len=7,1,16 kv_len=15,17,16",
-      "ragged q=bf16 kv=bf16 hq=4 hkv=4 d=64 dv=32 mask=none q_len=7,1,16 kv_len=15,17,16",
-      "contiguous q=bf16 kv=bf16 hq=6 hkv=2 d=64 mask=causal q_len=9,1 kv_len=17,33",
-      "contiguous q=f32 kv=f32 hq=2 hkv=1 d=24 mask=none q_len=16 kv_len=7",
-      "packed q=bf16 kv=bf16 hq=3 hkv=3 d=64 mask=causal q_len=9,16,1 kv_len=9,16,1",
-      "packed q=f16 kv=f16 hq=2 hkv=2 d=72 mask=none q_len=17 kv_len=17",
+      "paged q=f32 hq=4 hkv=2 d=64 mask=causal q_len=9 kv_len=33",
+      "paged order=hnd q=f32 hq=4 hkv=2 d=64 mask=causal q_len=9 kv_len=33",
+      "paged pool=split q=f32 hq=4 hkv=2 d=64 mask=causal q_len=9 kv_len=33",
+      "paged order=hnd pool=split q=bf16 hq=4 hkv=2 d=64 page=7 mask=causal q_len=9 kv_len=33",
+      "ragged q=f32 hq=4 hkv=2 d=64 mask=causal q_len=7,1,16 kv_len=15,17,16",
+      "ragged q=bf16 hq=4 d=64 dv=32 mask=none q_len=7,1,16 kv_len=15,17,16",
+      "contiguous q=bf16 hq=6 hkv=2 d=64 mask=causal q_len=9,1 kv_len=17,33",
+      "contiguous q=f32 hq=2 hkv=1 d=24 mask=none q_len=16 kv_len=7",
+      "packed q=bf16 hq=3 d=64 mask=causal q_len=9,16,1 kv_len=9,16,1",
+      "packed q=f16 hq=2 d=72 mask=none q_len=17 kv_len=17",
       // Element types.
-      "paged q=f16 kv=f16 hq=4 hkv=2 d=64 page=16 mask=causal q_len=15 kv_len=33",
-      "paged q=bf16 kv=bf16 out=f32 hq=4 hkv=2 d=64 page=16 mask=causal q_len=15 kv_len=33",
-      "paged q=f32 kv=bf16 out=f16 hq=4 hkv=2 d=64 page=16 mask=causal q_len=15 kv_len=33",
-      "paged q=bf16 kv=e4m3 hq=4 hkv=2 d=64 page=16 mask=causal k_scale=head v_scale=head q_len=7 "
-      "kv_len=33",
-      "paged q=bf16 kv=e5m2 hq=4 hkv=2 d=64 page=16 mask=causal k_scale=tensor v_scale=tensor "
-      "q_len=7 kv_len=33",
-      "paged q=e4m3 kv=e4m3 hq=4 hkv=2 d=64 page=16 mask=causal q_scale=tensor q_len=7 kv_len=33",
-      "paged q=e4m3 kv=e4m3 out=e4m3 hq=4 hkv=2 d=64 page=16 mask=causal out_scale=tensor q_len=7 "
-      "kv_len=33",
-      "ragged q=f16 kv=f32 out=bf16 hq=2 hkv=2 d=64 mask=none q_len=7 kv_len=33",
+      "paged q=f16 hq=4 hkv=2 d=64 mask=causal q_len=15 kv_len=33",
+      "paged q=bf16 out=f32 hq=4 hkv=2 d=64 mask=causal q_len=15 kv_len=33",
+      "paged q=f32 kv=bf16 out=f16 hq=4 hkv=2 d=64 mask=causal q_len=15 kv_len=33",
+      "paged q=bf16 kv=e4m3 hq=4 d=64 mask=causal k_scale=head v_scale=head q_len=7 kv_len=33",
+      "paged q=bf16 kv=e5m2 hq=4 d=64 mask=causal k_scale=tensor v_scale=tensor q_len=7 kv_len=33",
+      "paged q=e4m3 hq=4 hkv=2 d=64 mask=causal q_scale=tensor q_len=7 kv_len=33",
+      "paged q=e4m3 out=e4m3 hq=4 hkv=2 d=64 mask=causal out_scale=tensor q_len=7 kv_len=33",
+      "ragged q=f16 kv=f32 out=bf16 hq=2 d=64 mask=none q_len=7 kv_len=33",
       // Masks.
-      "paged q=bf16 kv=bf16 hq=4 hkv=2 d=64 page=16 mask=none q_len=9 kv_len=33",
-      "paged q=bf16 kv=bf16 hq=4 hkv=2 d=64 page=16 mask=window:7,0 q_len=17 kv_len=49",
-      "paged q=bf16 kv=bf16 hq=4 hkv=2 d=64 page=16 mask=window:0,0 q_len=9 kv_len=33",
-      "paged q=bf16 kv=bf16 hq=4 hkv=2 d=64 page=16 mask=window:-1,3 q_len=9 kv_len=33",
-      "ragged q=f32 kv=f32 hq=4 hkv=2 d=64 mask=window:3,-1 q_len=9 kv_len=33",
-      "paged q=bf16 kv=bf16 hq=4 hkv=2 d=64 page=16 mask=chunked:7 q_len=17 kv_len=49",
-      "paged q=bf16 kv=bf16 hq=4 hkv=2 d=64 page=16 mask=chunked:1 q_len=9 kv_len=33",
-      "paged q=bf16 kv=bf16 hq=4 hkv=2 d=64 page=16 mask=bits q_len=9,1 kv_len=33,15",
-      "ragged q=f32 kv=f32 hq=2 hkv=1 d=64 mask=bits lse q_len=7,16 kv_len=17,9",
+      "paged q=bf16 hq=4 hkv=2 d=64 mask=none q_len=9 kv_len=33",
+      "paged q=bf16 hq=4 hkv=2 d=64 mask=window:7,0 q_len=17 kv_len=49",
+      "paged q=bf16 hq=4 hkv=2 d=64 mask=window:0,0 q_len=9 kv_len=33",
+      "paged q=bf16 hq=4 hkv=2 d=64 mask=window:-1,3 q_len=9 kv_len=33",
+      "ragged q=f32 hq=4 hkv=2 d=64 mask=window:3,-1 q_len=9 kv_len=33",
+      "paged q=bf16 hq=4 hkv=2 d=64 mask=chunked:7 q_len=17 kv_len=49",
+      "paged q=bf16 hq=4 hkv=2 d=64 mask=chunked:1 q_len=9 kv_len=33",
+      "paged q=bf16 hq=4 hkv=2 d=64 mask=bits q_len=9,1 kv_len=33,15",
+      "ragged q=f32 hq=2 hkv=1 d=64 mask=bits lse q_len=7,16 kv_len=17,9",
       // Features.
-      "paged q=bf16 kv=bf16 hq=4 hkv=2 d=64 page=16 mask=causal cap=30 q_len=9 kv_len=33",
-      "paged q=bf16 kv=bf16 hq=4 hkv=2 d=64 page=16 mask=causal scale=0.25 q_len=9 kv_len=33",
-      "paged q=bf16 kv=bf16 hq=4 hkv=2 d=64 page=16 mask=causal sinks lse q_len=9 kv_len=33",
-      "paged q=bf16 kv=bf16 hq=4 hkv=2 d=64 page=16 mask=causal alibi lse q_len=9 kv_len=33",
-      "paged q=f32 kv=f32 hq=4 hkv=2 d=64 page=16 mask=window:9,0 cap=5 sinks alibi lse q_len=9,1 "
-      "kv_len=33,17",
-      "paged q=bf16 kv=bf16 hq=4 hkv=2 d=64 page=16 mask=causal invariant q_len=17 kv_len=300",
-      "paged q=bf16 kv=bf16 hq=4 hkv=2 d=64 page=16 mask=causal split=64 lse q_len=1,5 "
-      "kv_len=300,129",
+      "paged q=bf16 hq=4 hkv=2 d=64 mask=causal cap=30 q_len=9 kv_len=33",
+      "paged q=bf16 hq=4 hkv=2 d=64 mask=causal scale=0.25 q_len=9 kv_len=33",
+      "paged q=bf16 hq=4 hkv=2 d=64 mask=causal sinks lse q_len=9 kv_len=33",
+      "paged q=bf16 hq=4 hkv=2 d=64 mask=causal alibi lse q_len=9 kv_len=33",
+      "paged q=f32 hq=4 hkv=2 d=64 mask=window:9,0 cap=5 sinks alibi lse q_len=9,1 kv_len=33,17",
+      "paged q=bf16 hq=4 hkv=2 d=64 mask=causal invariant q_len=17 kv_len=300",
+      "paged q=bf16 hq=4 hkv=2 d=64 mask=causal split=64 lse q_len=1,5 kv_len=300,129",
       // Empty requests, and queries without keys.
-      "paged q=bf16 kv=bf16 hq=4 hkv=2 d=64 page=16 mask=causal lse q_len=7 kv_len=0",
-      "paged q=bf16 kv=bf16 hq=4 hkv=2 d=64 page=16 mask=causal sinks lse q_len=3,7,1 kv_len=0,9,0",
-      "paged q=bf16 kv=bf16 hq=4 hkv=2 d=64 page=16 mask=causal lse q_len=0,7,0 kv_len=16,9,0",
-      "paged q=bf16 kv=bf16 hq=4 hkv=2 d=64 page=16 mask=causal lse q_len=33 kv_len=9",
-      "ragged q=f32 kv=f32 hq=2 hkv=1 d=64 mask=window:2,0 sinks lse q_len=17 kv_len=7",
-      "paged q=f32 kv=f32 hq=2 hkv=1 d=64 page=16 mask=chunked:7 lse q_len=17 kv_len=7",
+      "paged q=bf16 hq=4 hkv=2 d=64 mask=causal lse q_len=7 kv_len=0",
+      "paged q=bf16 hq=4 hkv=2 d=64 mask=causal sinks lse q_len=3,7,1 kv_len=0,9,0",
+      "paged q=bf16 hq=4 hkv=2 d=64 mask=causal lse q_len=0,7,0 kv_len=16,9,0",
+      "paged q=bf16 hq=4 hkv=2 d=64 mask=causal lse q_len=33 kv_len=9",
+      "ragged q=f32 hq=2 hkv=1 d=64 mask=window:2,0 sinks lse q_len=17 kv_len=7",
+      "paged q=f32 hq=2 hkv=1 d=64 mask=chunked:7 lse q_len=17 kv_len=7",
       // Group sizes.
-      "paged q=bf16 kv=bf16 hq=3 hkv=1 d=64 page=16 mask=causal q_len=1,9 kv_len=33,17",
-      "paged q=bf16 kv=bf16 hq=10 hkv=2 d=64 page=16 mask=causal q_len=1,9 kv_len=33,17",
-      "paged q=bf16 kv=bf16 hq=12 hkv=2 d=64 page=16 mask=causal q_len=1,9 kv_len=33,17",
-      "paged q=bf16 kv=bf16 hq=14 hkv=2 d=64 page=16 mask=causal q_len=1,9 kv_len=33,17",
+      "paged q=bf16 hq=3 hkv=1 d=64 mask=causal q_len=1,9 kv_len=33,17",
+      "paged q=bf16 hq=10 hkv=2 d=64 mask=causal q_len=1,9 kv_len=33,17",
+      "paged q=bf16 hq=12 hkv=2 d=64 mask=causal q_len=1,9 kv_len=33,17",
+      "paged q=bf16 hq=14 hkv=2 d=64 mask=causal q_len=1,9 kv_len=33,17",
       // Head dims.
-      "paged q=f32 kv=f32 hq=2 hkv=1 d=8 page=16 mask=causal q_len=9 kv_len=33",
-      "paged q=bf16 kv=bf16 hq=2 hkv=1 d=24 page=16 mask=causal q_len=9 kv_len=33",
-      "paged q=bf16 kv=bf16 hq=2 hkv=1 d=72 page=16 mask=causal q_len=9 kv_len=33",
-      "paged q=bf16 kv=bf16 hq=2 hkv=1 d=128 page=16 mask=causal q_len=9 kv_len=33",
-      "paged pool=split q=bf16 kv=bf16 hq=2 hkv=1 d=192 dv=128 page=16 mask=causal q_len=9 "
-      "kv_len=33",
-      "paged q=bf16 kv=bf16 hq=2 hkv=1 d=256 page=16 mask=causal q_len=9 kv_len=33",
-      "paged pool=split q=bf16 kv=bf16 hq=4 hkv=1 d=576 dv=512 page=64 mask=causal q_len=1,9 "
-      "kv_len=33,17",
+      "paged q=f32 hq=2 hkv=1 d=8 mask=causal q_len=9 kv_len=33",
+      "paged q=bf16 hq=2 hkv=1 d=24 mask=causal q_len=9 kv_len=33",
+      "paged q=bf16 hq=2 hkv=1 d=72 mask=causal q_len=9 kv_len=33",
+      "paged q=bf16 hq=2 hkv=1 d=128 mask=causal q_len=9 kv_len=33",
+      "paged pool=split q=bf16 hq=2 hkv=1 d=192 dv=128 mask=causal q_len=9 kv_len=33",
+      "paged q=bf16 hq=2 hkv=1 d=256 mask=causal q_len=9 kv_len=33",
+      "paged pool=split q=bf16 hq=4 hkv=1 d=576 dv=512 page=64 mask=causal q_len=1,9 kv_len=33,17",
       // Page sizes.
-      "paged q=bf16 kv=bf16 hq=4 hkv=2 d=64 page=1 mask=causal q_len=9,1 kv_len=33,16",
-      "paged q=bf16 kv=bf16 hq=4 hkv=2 d=64 page=7 mask=causal q_len=9,1 kv_len=33,16",
-      "paged q=bf16 kv=bf16 hq=4 hkv=2 d=64 page=64 mask=causal q_len=9,1 kv_len=130,16",
+      "paged q=bf16 hq=4 hkv=2 d=64 page=1 mask=causal q_len=9,1 kv_len=33,16",
+      "paged q=bf16 hq=4 hkv=2 d=64 page=7 mask=causal q_len=9,1 kv_len=33,16",
+      "paged q=bf16 hq=4 hkv=2 d=64 page=64 mask=causal q_len=9,1 kv_len=130,16",
   };
   return list;
 }
@@ -177,13 +169,11 @@ const std::vector<std::string>& smoke() {
 const std::vector<std::string>& regressions() {
   static const std::vector<std::string> list = [] {
     // FlashInfer PR #3106: paged prefill was wrong wherever the longest KV was under 16 tokens.
-    const std::string prefix =
-        "paged q=bf16 kv=bf16 hq=14 hkv=2 d=64 page=16 mask=causal b=1 q_len=";
+    const std::string prefix = "paged q=bf16 hq=14 hkv=2 d=64 mask=causal b=1 q_len=";
     std::vector<std::string> problems;
-    for (int kv_len : {9, 1, 5, 8, 15, 16, 17, 25, 33}) {
-      const std::string length = std::to_string(kv_len);
-      problems.push_back(prefix + "8 kv_len=" + length);
-      if (kv_len != 8) problems.push_back(prefix + length + " kv_len=" + length);
+    for (const int kv_len : {9, 1, 5, 8, 15, 16, 17, 25, 33}) {
+      problems.push_back(concat(prefix, 8, " kv_len=", kv_len));
+      if (kv_len != 8) problems.push_back(concat(prefix, kv_len, " kv_len=", kv_len));
     }
     return problems;
   }();

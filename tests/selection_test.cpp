@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <string>
 
+#include "core/kernel.h"
+#include "cpu/table.h"
 #include "octavo/octavo.h"
 #include "problems.h"
 
@@ -36,6 +38,25 @@ TEST(Selection, SameProblemSameKernel) {
     const Problem problem = Problem::parse(text);
     EXPECT_EQ(select(problem, Device::cpu()).kernel(), select(problem, Device::cpu()).kernel());
   }
+}
+
+/// A kernel that is quick at decode only.
+KernelInfo decode_kernel() {
+  KernelInfo kernel = cpu_kernels().back();
+  kernel.name = "decode";
+  kernel.cost_us = [](const Problem& p, const Device&) { return p.max_q_len() == 1 ? 0.0 : 1e9; };
+  return kernel;
+}
+
+TEST(Selection, LengthsDecideUnlessTheProblemIsInvariant) {
+  const std::vector<KernelInfo> table = {decode_kernel(), cpu_kernels().back()};
+  const auto selected = [&](const std::string& rest) {
+    const std::string text = "paged q=bf16 hq=2 hkv=1 d=64 mask=causal kv_len=300 " + rest;
+    return std::string(select_from(table, Problem::parse(text), Device::cpu(), {}).kernel());
+  };
+  EXPECT_EQ(selected("q_len=1"), "decode");
+  EXPECT_EQ(selected("q_len=300"), "cpu_reference");
+  EXPECT_EQ(selected("q_len=1 invariant"), selected("q_len=300 invariant"));
 }
 
 TEST(Selection, ReferenceSupportsEveryListedProblem) {

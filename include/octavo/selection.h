@@ -37,6 +37,8 @@ class Plan {
   std::string_view kernel() const;
   const Problem& problem() const { return *problem_; }
   std::size_t workspace_size() const;
+  /// What the weights of the softmax are rounded to before they multiply V.
+  DType weights() const;
   /// Throws Error(invalid_argument) before any output is touched.
   void run(const Arguments& arguments, Executor& executor) const;
   void run(const Arguments& arguments) const { run(arguments, default_executor()); }

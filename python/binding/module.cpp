@@ -24,8 +24,8 @@ using namespace octavo;
 namespace {
 
 /// Address, dtype (a name of the text form, i32 or u8), shape, strides in elements.
-using Array = std::tuple<std::uintptr_t, std::string, std::vector<std::int64_t>,
-                         std::vector<std::int64_t>>;
+using Array =
+    std::tuple<std::uintptr_t, std::string, std::vector<std::int64_t>, std::vector<std::int64_t>>;
 using Factor = std::variant<float, Array>;
 
 [[noreturn]] void refuse(const std::string& name, const std::string& problem) {
@@ -35,8 +35,8 @@ using Factor = std::variant<float, Array>;
 void require_rank(const std::string& name, const Array& array, std::size_t rank) {
   const std::size_t dimensions = std::get<2>(array).size();
   if (dimensions != rank) {
-    refuse(name, "has " + std::to_string(dimensions) + " dimensions: must have " +
-                     std::to_string(rank));
+    refuse(name,
+           "has " + std::to_string(dimensions) + " dimensions: must have " + std::to_string(rank));
   }
 }
 
@@ -155,7 +155,8 @@ NB_MODULE(_octavo, m) {
     try {
       std::rethrow_exception(thrown);
     } catch (const Error& error) {
-      const nb::object type = nb::module_::import_("octavo._errors").attr(exception_name(error.code()));
+      const nb::object type =
+          nb::module_::import_("octavo._errors").attr(exception_name(error.code()));
       PyErr_SetString(type.ptr(), error.what());
     }
   });

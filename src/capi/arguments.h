@@ -7,6 +7,6 @@ namespace octavo::capi {
 
 /// The same arguments in C++. Checks only what the C++ form cannot express: the struct's version,
 /// ranks, dtypes and negative counts. Throws Error(invalid_argument).
-Arguments to_arguments(const octavo_arguments& arguments);
+Arguments to_arguments(const octavo_arguments& c);
 
 }  // namespace octavo::capi

@@ -69,7 +69,7 @@ void check_tensor(std::string_view name, const TensorView<Rank>& view, DType dty
 template <int Rank>
 void check_distinct(std::string_view name, const TensorView<Rank>& view) {
   if (is_empty(view)) return;
-  std::array<int, Rank> order;  // axes, from the smallest stride to the largest
+  std::array<int, Rank> order{};  // axes, from the smallest stride to the largest
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(),
                    [&](int x, int y) { return view.stride[x] < view.stride[y]; });
@@ -94,12 +94,14 @@ void check_lengths(const Problem& p, const Arguments& a) {
   const auto requests = static_cast<std::int64_t>(a.q_lens.size());
   check_values("q_lens", a.q_lens);
   check_values("kv_lens", a.kv_lens);
+  const std::int64_t most_q = p.max_q_len();
+  const std::int64_t most_kv = p.max_kv_len();
   std::int64_t total = 0;
   for (std::int64_t r = 0; r < requests; ++r) {
-    require(a.q_lens[r] >= 0 && a.q_lens[r] <= p.max_q_len(), "q_lens[", r, "]=", a.q_lens[r],
-            ": must be from 0 to the plan's ", p.max_q_len());
-    require(a.kv_lens[r] >= 0 && a.kv_lens[r] <= p.max_kv_len(), "kv_lens[", r, "]=", a.kv_lens[r],
-            ": must be from 0 to the plan's ", p.max_kv_len());
+    require(a.q_lens[r] >= 0 && a.q_lens[r] <= most_q, "q_lens[", r, "]=", a.q_lens[r],
+            ": must be from 0 to the plan's ", most_q);
+    require(a.kv_lens[r] >= 0 && a.kv_lens[r] <= most_kv, "kv_lens[", r, "]=", a.kv_lens[r],
+            ": must be from 0 to the plan's ", most_kv);
     require(p.layout != Layout::packed || a.q_lens[r] == a.kv_lens[r], "kv_lens[", r,
             "]=", a.kv_lens[r], ": must equal q_lens[", r, "]=", a.q_lens[r], " in packed layout");
     total += a.q_lens[r];

@@ -24,13 +24,15 @@ class Support {
   std::vector<std::string> reasons_;
 };
 
-/// A row of a device's table. `supports` alone decides whether the kernel can compute a problem.
+/// A row of a device's table. `supports` alone decides whether the kernel can compute a problem. A
+/// kernel that can compute an invariant problem at some lengths must be able to at all.
 struct KernelInfo {
   std::string_view name;
   Support (*supports)(const Problem&, const Device&);
   double (*cost_us)(const Problem&, const Device&);
   std::size_t (*workspace)(const Problem&);  ///< bytes
   void (*launch)(const Call&, Executor&);
+  DType weights = DType::f32;  ///< what the weights are rounded to before they multiply V
 };
 
 /// `select` over any table: the cheapest kernel that can, the earlier one at equal cost.

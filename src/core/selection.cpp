@@ -3,6 +3,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <iomanip>
+#include <memory>
+#include <new>
 #include <sstream>
 
 #include "core/kernel.h"
@@ -11,6 +13,8 @@
 
 namespace octavo {
 namespace {
+
+constexpr std::size_t kWorkspaceAlignment = 64;  // bytes: a cache line, and the widest vector
 
 std::string_view environment(const char* name) {
   const char* value = std::getenv(name);
@@ -29,6 +33,14 @@ const std::vector<KernelInfo>& table_of(const Device& device) {
               concat("device '", printable(device.id), "': this build has the device cpu only"));
 }
 
+/// What a kernel's cost is asked for. A row of an invariant problem has the same bits whatever the
+/// lengths around it, so its kernel may not depend on them either.
+Problem costed(const Problem& problem) {
+  Problem nominal = problem;
+  if (problem.invariant) nominal.q_len = nominal.kv_len = {1024};
+  return nominal;
+}
+
 }  // namespace
 
 Device Device::parse(std::string_view id) {
@@ -44,6 +56,7 @@ Selection select_from(const std::vector<KernelInfo>& table, const Problem& probl
   selection.problem_ = std::make_shared<const Problem>(problem);
   selection.device_ = device;
   selection.forced_ = !forced.empty();
+  const Problem to_cost = costed(problem);
   bool found = false;
   bool known = forced.empty();
   std::string refusals;
@@ -52,7 +65,7 @@ Selection select_from(const std::vector<KernelInfo>& table, const Problem& probl
     const bool wanted = forced.empty() || table[i].name == forced;
     known = known || wanted;
     if (candidate.reasons.empty()) {
-      candidate.cost_us = table[i].cost_us(problem, device);
+      candidate.cost_us = table[i].cost_us(to_cost, device);
       if (wanted &&
           (!found || candidate.cost_us < selection.candidates_[selection.winner_].cost_us)) {
         selection.winner_ = i;
@@ -120,20 +133,26 @@ Plan Selection::plan() const {
 
 std::string_view Plan::kernel() const { return kernel_->name; }
 std::size_t Plan::workspace_size() const { return kernel_->workspace(*problem_); }
+DType Plan::weights() const { return kernel_->weights; }
 
 void Plan::run(const Arguments& arguments, Executor& executor) const {
   const std::size_t needed = workspace_size();
-  std::vector<std::byte> own;
+  const auto free = [](std::byte* memory) {
+    ::operator delete[](memory, std::align_val_t{kWorkspaceAlignment});
+  };
+  std::unique_ptr<std::byte[], decltype(free)> own(nullptr, free);
   std::byte* workspace = arguments.workspace.data();
   if (arguments.workspace.empty()) {
-    own.resize(needed);
-    workspace = own.data();
+    own.reset(new (std::align_val_t{kWorkspaceAlignment}) std::byte[needed]);
+    workspace = own.get();
   } else if (arguments.workspace.size() < needed) {
     throw Error(ErrorCode::invalid_argument, concat("workspace has ", arguments.workspace.size(),
                                                     " bytes: the plan needs ", needed));
-  } else if (workspace == nullptr || reinterpret_cast<std::uintptr_t>(workspace) % 64 != 0) {
-    throw Error(ErrorCode::invalid_argument,
-                "workspace is a null pointer or not aligned to 64 bytes");
+  } else if (workspace == nullptr ||
+             reinterpret_cast<std::uintptr_t>(workspace) % kWorkspaceAlignment != 0) {
+    throw Error(
+        ErrorCode::invalid_argument,
+        concat("workspace is a null pointer or not aligned to ", kWorkspaceAlignment, " bytes"));
   }
   kernel_->launch(make_call(*problem_, arguments, workspace), executor);
 }

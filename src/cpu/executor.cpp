@@ -50,7 +50,7 @@ void spin_until(Condition condition) {
 
 struct ThreadPool::State {
   std::vector<std::thread> workers;
-  std::mutex busy;  // held by the caller whose job the workers do
+  std::atomic<bool> busy{false};  // the workers do a caller's job
   std::mutex mutex;
   std::condition_variable wake;
   std::condition_variable done;
@@ -118,9 +118,9 @@ void ThreadPool::parallel_for(std::int64_t count, const std::function<void(std::
   Job job;
   job.count = count;
   job.task = &task;
-  std::unique_lock busy(state_->busy, std::try_to_lock);
-  if (count > 1 && !state_->workers.empty() && busy.owns_lock()) {
+  if (count > 1 && !state_->workers.empty() && !state_->busy.exchange(true)) {
     state_->run(job);
+    state_->busy = false;
   } else {
     job.work();
   }

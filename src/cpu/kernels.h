@@ -4,8 +4,10 @@
 
 namespace octavo {
 
-KernelInfo cpu_portable();   // portable.cpp
-KernelInfo cpu_reference();  // reference.cpp
+KernelInfo cpu_avx512_bf16();
+KernelInfo cpu_avx512();
+KernelInfo cpu_portable();
+KernelInfo cpu_reference();
 
 /// About how many pairs of a query token and a key it sees a request has.
 double visible_pairs(const Problem& problem, std::int64_t request);

@@ -30,7 +30,14 @@ int usable_threads() {
 }  // namespace
 
 const std::vector<KernelInfo>& cpu_kernels() {
-  static const std::vector<KernelInfo> table = {cpu_portable(), cpu_reference()};
+  static const std::vector<KernelInfo> table = {
+#if defined(__x86_64__)
+    cpu_avx512_bf16(),
+    cpu_avx512(),
+#endif
+    cpu_portable(),
+    cpu_reference()
+  };
   return table;
 }
 

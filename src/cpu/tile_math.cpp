@@ -10,6 +10,7 @@
 namespace octavo {
 namespace {
 
+constexpr std::int64_t kTile = 64;  // keys
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
 namespace baseline {
@@ -43,7 +44,7 @@ constexpr TileMath kMath = make_math(33000);
 
 }  // namespace
 
-const TileMath& tile_math() {
+const TileMath& portable_math() {
 #if defined(__x86_64__)
   static const bool has_avx512 =
       __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

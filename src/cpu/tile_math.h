@@ -1,15 +1,16 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "octavo/dtype.h"
 
 namespace octavo {
 
-inline constexpr std::int64_t kTile = 64;     // keys of a tile
-inline constexpr std::int64_t kStripe = 16;   // rows in scratch are padded to this many floats
-inline constexpr std::int64_t kAligned = 64;  // bytes: a vector in scratch lies in one cache line
-inline constexpr std::int64_t kAhead = 16;    // rows of K or V are fetched so long before their use
+inline constexpr std::int64_t kMostTile = 128;  // keys of a tile
+inline constexpr std::int64_t kStripe = 16;     // rows in scratch are padded to this many floats
+inline constexpr std::int64_t kAligned = 64;    // bytes: a vector in scratch lies in one cache line
+inline constexpr std::int64_t kAhead = 16;  // rows of K or V are fetched so long before their use
 
 inline constexpr double kLog2e = 1.4426950408889634;
 
@@ -18,7 +19,8 @@ constexpr std::int64_t padded(std::int64_t width) {
 }
 
 /// C [rows, columns] = A [rows, depth] . B [depth, columns], or C += it. Columns are a multiple of
-/// kStripe; each sum runs over depth in order.
+/// kStripe; each sum runs over depth in order. A and B are words of 32 bits: a float, or two bf16
+/// that are neighbours along the depth.
 struct Product {
   std::int64_t rows, columns, depth;
   const float* a;
@@ -37,6 +39,16 @@ struct Logit {
   bool alibi = false;
 };
 
+/// Rows of K or V where they lie; a null row is left out: its scores are 0, its values add nothing.
+struct InPlace {
+  DType dtype;
+  const std::byte* const* tokens;  ///< [keys + kAhead]: the last are those loaded next
+  std::int64_t keys;
+  std::int64_t rows;   ///< of queries
+  std::int64_t width;  ///< of a token: d or dv
+  std::int64_t pitch;  ///< floats from row to row of Q or O
+};
+
 /// What one tile does to a row of queries.
 struct SoftmaxRow {
   float* scores;                ///< [columns]: dot products in, weights out
@@ -50,28 +62,49 @@ struct SoftmaxRow {
   std::int64_t width;
 };
 
-/// The arithmetic of the portable kernel on tiles in scratch. One instance per instruction set;
-/// the bits are the same in all of them.
+/// The arithmetic on tiles in scratch, one instance per instruction set.
 struct TileMath {
-  /// K [count, d] becomes floats [d, kTile]; a null row becomes zeros, and so do the columns up to
-  /// the next multiple of kStripe. `keys` [count + kAhead]: the last are those loaded next.
+  std::int64_t tile;      ///< keys of a tile: a multiple of kStripe, at most kMostTile
+  std::int64_t per_word;  ///< 1: scratch holds floats; 2: Q, K, V and weights are pairs of bf16
+  std::int64_t words(std::int64_t count) const { return (count + per_word - 1) / per_word; }
+
+  /// A row of Q becomes words [padded words(d)], zeros at the end.
+  void (*load_query)(DType dtype, const std::byte* row, std::int64_t d, float* target);
+  /// K [count, d] becomes words [words(d), tile]; a null row becomes zeros, and so do the columns
+  /// up to the next multiple of kStripe. `keys` [count + kAhead]: the last are those loaded next.
   /// `rows` [kStripe, padded d] is scratch.
   void (*load_keys)(DType dtype, const std::byte* const* keys, std::int64_t count, std::int64_t d,
                     float* rows, float* target);
-  /// V [count, dv] becomes floats [count, padded dv]. `values` is as `keys` above.
+  /// V [count, dv] becomes words [words(count), padded dv]. `values` is as `keys` above.
   void (*load_values)(DType dtype, const std::byte* const* values, std::int64_t count,
                       std::int64_t dv, float* target);
-  bool (*all_finite)(const float* values, std::int64_t count);  ///< count: multiple of kStripe
+  bool (*all_finite)(const float* values, std::int64_t words);  ///< words: multiple of kStripe
   void (*multiply)(const Product& product);
-  /// Scores become weights; the row's sum and output are brought to the new largest score.
+  /// out += weights . V over the visible keys alone.
+  void (*add_visible)(const float* weights, const std::int32_t* visible, std::int64_t keys,
+                      const float* values, float* out, std::int64_t width);
+  /// Scores become weights, in words; the row's sum and output are brought to the new largest
+  /// score.
   void (*soften)(const Logit& logit, const SoftmaxRow& row);
   /// total = total * before + part * after
   void (*combine)(float* total, float before, const float* part, float after, std::int64_t width);
   void (*store)(DType dtype, void* target, const float* source, std::int64_t count);
   double multiply_adds_per_us;  ///< of a thread on long prompts, to within a factor of 2
+
+  // For few rows: K and V where they lie, everything in floats. Null where it does not pay.
+  void (*load_floats)(DType dtype, const std::byte* row, std::int64_t d, float* target) = nullptr;
+  /// Scores [rows, scores_pitch]; columns up to the next multiple of kStripe are written.
+  void (*score_rows)(const InPlace& keys, const float* q, float* scores,
+                     std::int64_t scores_pitch) = nullptr;
+  void (*soften_to_floats)(const Logit& logit, const SoftmaxRow& row) = nullptr;
+  bool (*rows_finite)(const InPlace& values) = nullptr;
+  /// out += weights . V
+  void (*add_rows)(const InPlace& values, const float* weights, std::int64_t weights_pitch,
+                   float* out) = nullptr;
 };
 
-/// The instance for this processor's widest vectors.
-const TileMath& tile_math();
+/// Of the portable kernel: the instance for this processor's widest vectors. The bits are the same
+/// in all of them.
+const TileMath& portable_math();
 
 }  // namespace octavo

@@ -5,12 +5,13 @@
 //   kLanes          floats of a vector
 //   kSums           vectors of the micro-kernel's sums: with its operands they fill the registers
 //
-// Nothing in here may make the bits depend on kLanes: sums over keys run in kStripe interleaved
-// partial sums on every instruction set, and a zero that a hidden key adds changes nothing, because
-// no sum is ever -0.
+// Nothing in here may make the bits depend on kLanes. Products and sums round apart, so machines
+// with fused operations agree with others. Weights are summed in kStripe interleaved partial sums
+// on every instruction set. A zero that a hidden key adds changes nothing, because no sum is -0.
 
 using Vector = float __attribute__((vector_size(kLanes * sizeof(float))));
 using Integers = std::int32_t __attribute__((vector_size(kLanes * sizeof(float))));
+using Bits = std::uint32_t __attribute__((vector_size(kLanes * sizeof(float))));
 using Lanes = std::make_integer_sequence<int, kLanes>;
 
 constexpr int kVectors = kStripe / kLanes;  // of a stripe
@@ -27,6 +28,7 @@ OCTAVO_TARGET inline void store(float* target, Vector vector) {
   std::memcpy(target, &vector, sizeof vector);
 }
 
+/// Rows and columns whose sums stay in registers. Inlined, they would not.
 template <int Rows, int Vectors>
 OCTAVO_TARGET [[gnu::noinline]] void multiply_block(const Product& p, std::int64_t row,
                                                     std::int64_t column) {
@@ -206,16 +208,16 @@ OCTAVO_TARGET inline Vector exp2_negative(Vector x) {
   y = y * f + 2.4022651e-1f;
   y = y * f + 6.9314718e-1f;
   y = y * f + 1.0f;
-  const Vector power = (Vector)(((Integers)shifted + 127) << 23);
+  const Vector power = (Vector)(((Bits)shifted + 127) << 23);
   return x < -126.0f ? Vector{} : y * power;
 }
 
 /// Error about 2e-7, absolute.
 OCTAVO_TARGET inline Vector tanh(Vector x) {
-  const Integers sign = (Integers)x & INT32_MIN;
-  const Vector magnitude = (Vector)((Integers)x ^ sign);
+  const Bits sign = (Bits)x & 0x80000000u;
+  const Vector magnitude = (Vector)((Bits)x ^ sign);
   const Vector e = exp2_negative(magnitude * static_cast<float>(-2 * kLog2e));
-  return (Vector)((Integers)((1.0f - e) / (1.0f + e)) | sign);
+  return (Vector)((Bits)((1.0f - e) / (1.0f + e)) | sign);
 }
 
 template <int... Lane>
@@ -322,7 +324,18 @@ OCTAVO_TARGET void store_row(DType dtype, void* target, const float* source, std
   store_floats(dtype, target, source, count);
 }
 
+OCTAVO_TARGET void load_query(DType dtype, const std::byte* row, std::int64_t d, float* target) {
+  load_row(dtype, row, target, d);
+}
+
+OCTAVO_TARGET void add_visible(const float* weights, const std::int32_t* visible, std::int64_t keys,
+                               const float* values, float* out, std::int64_t width) {
+  for (std::int64_t j = 0; j < keys; ++j) {
+    if (visible[j] != 0) combine(out, 1.0f, values + j * width, weights[j], width);
+  }
+}
+
 constexpr TileMath make_math(double multiply_adds_per_us) {
-  return {load_keys, load_values, all_finite, multiply,
-          soften,    combine,     store_row,  multiply_adds_per_us};
+  return {kTile,    1,           load_query, load_keys, load_values, all_finite,
+          multiply, add_visible, soften,     combine,   store_row,   multiply_adds_per_us};
 }

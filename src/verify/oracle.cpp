@@ -16,7 +16,8 @@ namespace {
 //   of the exponential (relative to the largest score).
 // - A weight then has relative error ds, and so has the denominator: twice ds for the result,
 //   relative to W = sum_j p_j |v_j|. To it add the sum over n keys, the exponential's own error and
-//   the few operations after it (32 u).
+//   the few operations after it (32 u), and half a unit in the last place of a weight, where the
+//   kernel rounds weights to a smaller format.
 // - Storing the result adds half a unit in the last place of the output's dtype.
 constexpr double kUnit = 0x1p-24;
 constexpr double kLambda = 8;
@@ -36,7 +37,8 @@ struct Score {
 
 }  // namespace
 
-Row oracle_row(const Case& c, std::int64_t request, std::int64_t query, std::int64_t head) {
+Row oracle_row(const Case& c, std::int64_t request, std::int64_t query, std::int64_t head,
+               DType weights) {
   const Problem& p = c.problem();
   const std::int64_t kv_head = head / (p.hq / p.hkv);
   const std::int64_t pos = p.kv_len[request] - p.q_len[request] + query;
@@ -100,11 +102,14 @@ Row oracle_row(const Case& c, std::int64_t request, std::int64_t query, std::int
     }
   }
   const double out_factor = c.v_scale(kv_head) * c.out_scale(kv_head);
+  const double rounded =
+      weights == DType::f32 ? 0 : std::ldexp(1.0, -(format_of(weights).mantissa_bits + 1));
   // Weights below fp32's normal numbers may become 0.
   const double underflow = n * largest_v * std::abs(out_factor) * 0x1p-126;
   for (std::int64_t i = 0; i < p.dv; ++i) {
     const double exact = row.out[i] * out_factor;
-    const double error = weighted[i] * std::abs(out_factor) * (2.2 * ds + sum_error) + underflow;
+    const double error =
+        weighted[i] * std::abs(out_factor) * (2.2 * ds + sum_error + rounded) + underflow;
     row.out_bound[i] = kSlack * (error + storing_error(std::abs(exact) + error, p.out));
     const double limit = format_of(p.out).largest;
     row.out[i] = is_fp8(p.out) ? std::clamp(exact, -limit, limit) : exact;

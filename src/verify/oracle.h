@@ -15,7 +15,8 @@ struct Row {
   double lse_bound = 0;
 };
 
-/// In double precision, straight from the definition.
-Row oracle_row(const Case& c, std::int64_t request, std::int64_t query, std::int64_t head);
+/// In double precision, straight from the definition. `weights`: what the kernel rounds weights to.
+Row oracle_row(const Case& c, std::int64_t request, std::int64_t query, std::int64_t head,
+               DType weights);
 
 }  // namespace octavo::verify

@@ -58,7 +58,7 @@ Result verify(const Plan& plan, std::uint64_t seed, Executor& executor) {
   for (std::int64_t r = 0; r < p.batch(); ++r) {
     for (std::int64_t i = 0; i < p.q_len[r]; ++i) {
       for (std::int64_t h = 0; h < p.hq; ++h) {
-        const Row row = oracle_row(c, r, i, h);
+        const Row row = oracle_row(c, r, i, h, plan.weights());
         const std::int64_t token = c.first_q(r) + i;
         for (std::int64_t j = 0; j < p.dv; ++j) {
           comparison.check("out", r, i, h, j, c.out(token, h, j), row.out[j], row.out_bound[j]);

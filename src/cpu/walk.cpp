@@ -1,0 +1,413 @@
+// Online softmax over tiles of keys.
+//
+// The work is cut into blocks: some rows (query tokens times the heads of a GQA group) of one
+// request and KV head. For each KV split, a fixed number of tokens from an absolute position, for
+// each tile of keys in it:
+//
+//   S [rows, kTile] = Q [rows, d] . K^T [d, kTile]     K converted and transposed into scratch
+//   P = exp2(S - max)                                  hidden keys are exactly 0
+//   O [rows, dv] += P [rows, kTile] . V [kTile, dv]    V converted into scratch
+//
+// and the splits' (max, sum, O) merge in order. Each row's arithmetic runs in an order that only
+// the keys' positions decide, and hidden keys leave it unchanged: the bits depend neither on the
+// batch nor on the threads nor on how a prompt is cut into chunks.
+#include "cpu/walk.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <new>
+
+#include "cpu/kernels.h"
+#include "cpu/schedule.h"
+
+namespace octavo {
+namespace {
+
+constexpr std::int64_t kRows = 128;       // most rows of a block
+constexpr std::int64_t kFewestRows = 32;  // fewer would make loading keys as dear as using them
+constexpr std::int64_t kSplit = 1024;     // tokens
+constexpr std::int64_t kFewRows = 8;      // of a request and KV head: packing K and V does not pay
+constexpr float kNegativeInfinity = -std::numeric_limits<float>::infinity();
+
+Tiling tiling_of(const Problem& p) {
+  return {kRows, kFewestRows, p.split != 0 ? p.split : kSplit, padded(p.dv) + 2};
+}
+
+/// Running softmax of a block: O [rows, width] and, in units of log2, the largest score of each row
+/// with the sum of its weights.
+struct State {
+  float* out;
+  float* largest;
+  float* sum;
+
+  static State at(float* memory, std::int64_t rows, std::int64_t width) {
+    return {memory, memory + rows * width, memory + rows * width + rows};
+  }
+  void clear(std::int64_t rows, std::int64_t width) const {
+    std::fill_n(out, rows * width, 0.0f);
+    std::fill_n(largest, rows, kNegativeInfinity);
+    std::fill_n(sum, rows, 0.0f);
+  }
+  bool saw_nothing(std::int64_t r) const { return largest[r] == kNegativeInfinity && sum[r] == 0; }
+};
+
+/// Scratch of one thread, kept between tasks.
+class Scratch {
+ public:
+  float *q, *k, *v, *scores, *key_rows, *part, *total;
+
+  void fit(const Problem& p, std::int64_t tile) {
+    const std::int64_t d = padded(p.d);
+    const std::int64_t dv = padded(p.dv);
+    const std::int64_t state = kRows * (dv + 2);
+    float** const parts[] = {&q, &k, &v, &scores, &key_rows, &part, &total};
+    const std::int64_t sizes[] = {kRows * d,   d * tile, tile * dv, kRows * tile,
+                                  kStripe * d, state,    state};
+    std::int64_t size = 0;
+    for (std::int64_t part_size : sizes) size += padded(part_size);
+    if (size > size_) {
+      memory_.reset();
+      size_ = 0;
+      memory_.reset(new (std::align_val_t{kAligned}) float[static_cast<std::size_t>(size)]);
+      size_ = size;
+    }
+    float* next = memory_.get();
+    for (std::size_t i = 0; i < std::size(sizes); ++i) {
+      *parts[i] = next;
+      next += padded(sizes[i]);
+    }
+  }
+
+ private:
+  struct Free {
+    void operator()(float* memory) const {
+      ::operator delete[](memory, std::align_val_t{kAligned});
+    }
+  };
+  std::unique_ptr<float[], Free> memory_;
+  std::int64_t size_ = 0;
+};
+
+/// Addresses of the rows of tokens [first, first + count), without a division for each; null for
+/// those not wanted.
+void find_rows(const Call& call, const KvView& view, const Request& request, std::int64_t kv_head,
+               std::int64_t first, std::int64_t count, KeyRange wanted, const std::byte** rows) {
+  const bool paged = call.problem.layout == Layout::paged;
+  const std::int64_t page_size = call.problem.page_size;
+  const auto size = static_cast<std::int64_t>(size_of(view.dtype));
+  std::fill_n(rows, count, nullptr);
+  const std::int64_t end = std::min(first + count, wanted.end);
+  for (std::int64_t begin = std::max(first, wanted.begin); begin < end;) {
+    const std::byte* row = call.kv_row(view, request, begin, kv_head);
+    const std::int64_t stop = paged ? std::min(end, (begin / page_size + 1) * page_size) : end;
+    for (std::int64_t token = begin; token < stop; ++token) {
+      rows[token - first] = row + (token - begin) * view.stride[1] * size;
+    }
+    begin = stop;
+  }
+}
+
+/// One item of the schedule: a block's way through its keys.
+class Walk {
+ public:
+  Walk(const Call& call, const Block& block, Scratch& scratch, const TileMath& math)
+      : call_(call),
+        p_(call.problem),
+        block_(block),
+        request_(*block.request),
+        math_(math),
+        scratch_(scratch),
+        width_(padded(p_.dv)),
+        q_words_(padded(math.words(p_.d))),
+        in_place_(math.score_rows != nullptr && !p_.invariant &&
+                  block.request->q_len * p_.group() <= kFewRows),
+        split_(tiling_of(p_).split),
+        total_(State::at(scratch.total, block.rows, width_)),
+        part_(State::at(scratch.part, block.rows, width_)) {
+    const double factor = p_.softmax_scale() *
+                          scale_of(call.arguments.q_scale, p_.q_scale, block.kv_head) *
+                          scale_of(call.arguments.k_scale, p_.k_scale, block.kv_head);
+    logit_ = {static_cast<float>(factor), static_cast<float>(p_.cap.value_or(0)), p_.alibi};
+  }
+
+  void run(std::int64_t split) {
+    load_queries();
+    const bool whole = split == Item::kAllSplits;
+    if (!whole) {
+      part_ = partial(split);
+      attend_split(split);
+      if (block_.missing->fetch_sub(1, std::memory_order_acq_rel) > 1) return;
+    }
+    total_.clear(block_.rows, width_);
+    for (std::int64_t s = block_.split_begin; s < block_.split_end; ++s) {
+      if (whole) {
+        attend_split(s);
+      } else {
+        part_ = partial(s);
+      }
+      merge();
+    }
+    write();
+  }
+
+ private:
+  std::int64_t token(std::int64_t row) const { return (block_.row_begin + row) / p_.group(); }
+  std::int64_t head(std::int64_t row) const {
+    return block_.kv_head * p_.group() + (block_.row_begin + row) % p_.group();
+  }
+  State partial(std::int64_t split) const {
+    const std::int64_t floats = block_.rows * (width_ + 2);
+    return State::at(block_.partials + (split - block_.split_begin) * floats, block_.rows, width_);
+  }
+
+  void load_queries() {
+    const TensorView<3>& view = call_.arguments.q;
+    for (std::int64_t r = 0; r < block_.rows; ++r) {
+      const std::int64_t offset =
+          (request_.q_begin + token(r)) * view.stride[0] + head(r) * view.stride[1];
+      const auto* row = static_cast<const std::byte*>(view.data) +
+                        offset * static_cast<std::int64_t>(size_of(p_.q));
+      if (in_place_) {
+        math_.load_floats(p_.q, row, p_.d, scratch_.q + r * padded(p_.d));
+      } else {
+        math_.load_query(p_.q, row, p_.d, scratch_.q + r * q_words_);
+      }
+      ranges_[r] = visible_keys(p_.mask, request_.position(token(r)), request_.kv_len);
+      if (ranges_[r].begin >= ranges_[r].end) ranges_[r] = {0, 0};
+    }
+  }
+
+  void attend_split(std::int64_t split) {
+    part_.clear(block_.rows, width_);
+    const std::int64_t start = split * split_;
+    const std::int64_t stop = std::min(block_.keys.end, start + split_);
+    const std::int64_t skipped = std::max<std::int64_t>(0, block_.keys.begin - start) / math_.tile;
+    for (std::int64_t tile = start + skipped * math_.tile; tile < stop; tile += math_.tile) {
+      attend_tile(tile, std::min(math_.tile, stop - tile));
+    }
+  }
+
+  void attend_tile(std::int64_t tile, std::int64_t keys) {
+    // The rows that see some of the tile: they stand together.
+    std::int64_t first = 0;
+    std::int64_t last = block_.rows;
+    while (first < last && ranges_[first].end <= tile) ++first;
+    while (first < last && ranges_[last - 1].begin >= tile + keys) --last;
+    if (first == last) return;
+    const std::int64_t columns = padded(keys);
+    const bool masked = p_.mask.kind == MaskKind::bits || columns != keys ||
+                        ranges_[first].end < tile + keys || ranges_[last - 1].begin > tile;
+    const std::byte* rows[2 * kMostTile + kAhead];  // keys, values, keys of the next tile
+    find_tile(tile, keys, rows);
+    score(first, last, keys, rows);
+    for (std::int64_t r = first; r < last; ++r) {
+      if (masked) find_visible(r, tile, keys);
+      const float slope =
+          p_.alibi ? call_.arguments.alibi_slopes[static_cast<std::size_t>(head(r))] : 0;
+      const auto soften = in_place_ ? math_.soften_to_floats : math_.soften;
+      soften(logit_, {scores(r), columns, masked ? visible_ : nullptr, slope,
+                      tile - request_.position(token(r)), part_.largest + r, part_.sum + r,
+                      part_.out + r * width_, width_});
+    }
+    if (in_place_) {
+      add_in_place(first, last, tile, keys, masked, rows + keys);
+    } else {
+      add_packed(first, last, tile, keys, masked, rows + keys);
+    }
+  }
+
+  float* scores(std::int64_t row) const { return scratch_.scores + row * math_.tile; }
+
+  void score(std::int64_t first, std::int64_t last, std::int64_t keys,
+             const std::byte* const* rows) {
+    if (in_place_) {
+      math_.score_rows({p_.kv, rows, keys, last - first, p_.d, padded(p_.d)},
+                       scratch_.q + first * padded(p_.d), scores(first), math_.tile);
+      return;
+    }
+    math_.load_keys(p_.kv, rows, keys, p_.d, scratch_.key_rows, scratch_.k);
+    math_.multiply({last - first, padded(keys), math_.words(p_.d), scratch_.q + first * q_words_,
+                    q_words_, scratch_.k, math_.tile, scores(first), math_.tile, false});
+  }
+
+  void add_packed(std::int64_t first, std::int64_t last, std::int64_t tile, std::int64_t keys,
+                  bool masked, const std::byte* const* values) {
+    math_.load_values(p_.kv, values, keys, p_.dv, scratch_.v);
+    if (!masked || math_.all_finite(scratch_.v, math_.words(keys) * width_)) {
+      math_.multiply({last - first, width_, math_.words(keys), scores(first), math_.tile,
+                      scratch_.v, width_, part_.out + first * width_, width_, true});
+      return;
+    }
+    // A hidden value may be infinite or NaN, and then 0 times it is not 0.
+    for (std::int64_t r = first; r < last; ++r) {
+      find_visible(r, tile, keys);
+      math_.add_visible(scores(r), visible_, keys, scratch_.v, part_.out + r * width_, width_);
+    }
+  }
+
+  /// Keys and values that no row sees are never read: their addresses are null.
+  void find_tile(std::int64_t tile, std::int64_t keys, const std::byte** rows) const {
+    const auto find = [&](const KvView& view, std::int64_t token, std::int64_t count,
+                          const std::byte** found) {
+      find_rows(call_, view, request_, block_.kv_head, token, count, block_.keys, found);
+    };
+    find(call_.arguments.k, tile, keys, rows);
+    find(call_.arguments.v, tile, keys, rows + keys);
+    find(call_.arguments.k, tile + keys, kAhead, rows + 2 * keys);
+  }
+
+  bool sees(std::int64_t row, std::int64_t key) const {
+    return key >= ranges_[row].begin && key < ranges_[row].end &&
+           (p_.mask.kind != MaskKind::bits ||
+            mask_bit(call_.arguments.mask_bits, request_.q_begin + token(row), key));
+  }
+
+  /// Columns that pad the tile's keys are hidden.
+  void find_visible(std::int64_t r, std::int64_t tile, std::int64_t keys) {
+    const std::int64_t columns = padded(keys);
+    if (p_.mask.kind == MaskKind::bits) {
+      for (std::int64_t j = 0; j < columns; ++j) {
+        visible_[j] = j < keys && sees(r, tile + j) ? -1 : 0;
+      }
+      return;
+    }
+    const auto begin = static_cast<std::int32_t>(ranges_[r].begin - tile);
+    const auto end = static_cast<std::int32_t>(std::min(ranges_[r].end - tile, keys));
+    for (std::int32_t j = 0; j < columns; ++j) visible_[j] = j >= begin && j < end ? -1 : 0;
+  }
+
+  /// O += P . V from where V lies. A row's hidden values are left out where they may not be finite.
+  void add_in_place(std::int64_t first, std::int64_t last, std::int64_t tile, std::int64_t keys,
+                    bool masked, const std::byte* const* values) {
+    const InPlace all{p_.kv, values, keys, last - first, p_.dv, width_};
+    if (!masked || math_.rows_finite(all)) {
+      math_.add_rows(all, scores(first), math_.tile, part_.out + first * width_);
+      return;
+    }
+    for (std::int64_t r = first; r < last; ++r) {
+      const std::byte* visible[kMostTile + kAhead] = {};
+      find_visible(r, tile, keys);
+      for (std::int64_t j = 0; j < keys; ++j) visible[j] = visible_[j] != 0 ? values[j] : nullptr;
+      math_.add_rows({p_.kv, visible, keys, 1, p_.dv, width_}, scores(r), math_.tile,
+                     part_.out + r * width_);
+    }
+  }
+
+  /// Adds the split to what the splits before it gave.
+  void merge() {
+    for (std::int64_t r = 0; r < block_.rows; ++r) {
+      if (part_.saw_nothing(r)) continue;
+      const float largest = std::max(total_.largest[r], part_.largest[r]);
+      const float before = factor_to(total_.largest[r], largest);
+      const float after = factor_to(part_.largest[r], largest);
+      total_.sum[r] = total_.sum[r] * before + part_.sum[r] * after;
+      total_.largest[r] = largest;
+      math_.combine(total_.out + r * width_, before, part_.out + r * width_, after, width_);
+    }
+  }
+
+  static float factor_to(float from, float to) { return from == to ? 1.0f : std::exp2(from - to); }
+
+  void write() {
+    const Arguments& a = call_.arguments;
+    const float scale = scale_of(a.v_scale, p_.v_scale, block_.kv_head) *
+                        scale_of(a.out_scale, p_.out_scale, block_.kv_head);
+    for (std::int64_t r = 0; r < block_.rows; ++r) {
+      const std::int64_t row = request_.q_begin + token(r);
+      const bool empty = total_.saw_nothing(r);
+      // The sink joins in double: it may be far from the scores on either side.
+      double largest = total_.largest[r] / kLog2e;
+      double sum = total_.sum[r];
+      double keep = 1;
+      if (p_.sinks) {
+        const double sink = a.sinks[static_cast<std::size_t>(head(r))];
+        const double together = std::max(largest, sink);
+        keep = empty ? 0 : std::exp(largest - together);
+        sum = sum * keep + std::exp(sink - together);
+        largest = together;
+      }
+      finish(r, row, empty ? 0 : static_cast<float>(keep / sum) * scale, empty);
+      if (p_.lse) {
+        static_cast<float*>(a.lse.data)[row * a.lse.stride[0] + head(r) * a.lse.stride[1]] =
+            static_cast<float>(empty && !p_.sinks ? kNegativeInfinity : largest + std::log(sum));
+      }
+    }
+  }
+
+  void finish(std::int64_t r, std::int64_t row, float factor, bool empty) {
+    const TensorView<3>& view = call_.arguments.out;
+    float* out = total_.out + r * width_;
+    for (std::int64_t c = 0; c < p_.dv; ++c) out[c] = empty ? 0.0f : out[c] * factor;
+    math_.store(
+        p_.out,
+        static_cast<std::byte*>(view.data) + (row * view.stride[0] + head(r) * view.stride[1]) *
+                                                 static_cast<std::int64_t>(size_of(p_.out)),
+        out, p_.dv);
+  }
+
+  const Call& call_;
+  const Problem& p_;
+  const Block& block_;
+  const Request& request_;
+  const TileMath& math_;
+  Scratch& scratch_;
+  const std::int64_t width_;    // of a row of V and O in scratch
+  const std::int64_t q_words_;  // of a row of Q in scratch
+  const bool in_place_;         // K and V are used where they lie
+  const std::int64_t split_;
+  State total_;
+  State part_;
+  Logit logit_;
+  KeyRange ranges_[kRows];
+  std::int32_t visible_[kMostTile];
+};
+
+}  // namespace
+
+std::size_t attend_workspace(const Problem& problem) {
+  return Schedule::workspace(problem, tiling_of(problem));
+}
+
+void attend(const Call& call, Executor& executor, const TileMath& math) {
+  const Schedule schedule(call, tiling_of(call.problem), executor.concurrency());
+  const std::vector<Item>& items = schedule.items();
+  executor.parallel_for(static_cast<std::int64_t>(items.size()), [&](std::int64_t i) {
+    static thread_local Scratch scratch;
+    scratch.fit(call.problem, math.tile);
+    const Item& item = items[static_cast<std::size_t>(i)];
+    Walk(call, *item.block, scratch, math).run(item.split);
+  });
+}
+
+double attend_cost_us(const Problem& p, const Device& device, const TileMath& math) {
+  constexpr double kLaunchUs = 0.5;
+  constexpr double kRowUs = 0.1;
+  constexpr double kBytesPerUs = 10000;
+  const auto split = static_cast<double>(tiling_of(p).split);
+  const auto key_bytes =
+      static_cast<double>((p.d + p.dv) * static_cast<std::int64_t>(size_of(p.kv)));
+  double rows = 0;
+  double bytes = 0;
+  double items = 0;
+  for (std::int64_t r = 0; r < p.batch(); ++r) {
+    if (p.q_len[r] == 0) continue;
+    const double keys = visible_pairs(p, r) / static_cast<double>(p.q_len[r]);
+    const auto packed = static_cast<double>(p.q_len[r] * p.group());
+    const auto heads = static_cast<double>(p.hkv);
+    rows += packed * heads;
+    bytes += keys * key_bytes * std::ceil(packed / kRows) * heads;
+    items += std::ceil(packed / kFewestRows) * std::ceil(keys / split) * heads;
+  }
+  const double work =
+      multiply_adds(p) / math.multiply_adds_per_us + rows * kRowUs + bytes / kBytesPerUs;
+  return kLaunchUs + work / std::clamp(items, 1.0, static_cast<double>(device.threads));
+}
+
+void require_head_dims(const Problem& p, Support& s) {
+  s.require(p.d >= 8 && p.d <= 576, "d must be from 8 to 576, is ", p.d);
+  s.require(p.dv >= 8 && p.dv <= 576, "dv must be from 8 to 576, is ", p.dv);
+}
+
+}  // namespace octavo
