@@ -14,8 +14,6 @@ constexpr TileMath kQuarterRate = make_math<true, 128>(30000);
 
 const TileMath& math() { return is_amd() ? kFullRate : kQuarterRate; }
 
-bool fits_bf16(DType dtype) { return dtype == DType::bf16 || is_fp8(dtype); }
-
 Support supports(const Problem& problem, const Device&) {
   Support support;
   support.require(has_avx512_bf16(), "needs AVX512_BF16, which this processor lacks");

@@ -69,8 +69,9 @@ __m512 load(const std::byte* row, std::int64_t index, __mmask16 mask) {
   }
 }
 
-/// Fetches a row that is loaded soon.
-inline void fetch(const std::byte* row, std::int64_t bytes) {
+/// Starts to fetch a row that is loaded soon. Always inlined, because GCC drops calls of a function
+/// that does nothing but prefetch.
+[[gnu::always_inline]] inline void fetch(const std::byte* row, std::int64_t bytes) {
   if (row == nullptr) return;
   for (std::int64_t i = 0; i < bytes; i += 64) {
     _mm_prefetch(reinterpret_cast<const char*>(row) + i, _MM_HINT_T0);
@@ -162,7 +163,8 @@ __m512 load_or_zero(const std::byte* row, std::int64_t index, std::int64_t width
   return load<T>(row, index, first_lanes(width - index));
 }
 
-template <bool kPairs>
+/// `kDepthStep`: what follows is zeros, up to a multiple of so many words.
+template <bool kPairs, std::int64_t kDepthStep>
 void load_values(DType dtype, const std::byte* const* values, std::int64_t count, std::int64_t dv,
                  float* target) {
   constexpr std::int64_t kStep = kPairs ? 2 : 1;
@@ -184,6 +186,9 @@ void load_values(DType dtype, const std::byte* const* values, std::int64_t count
       }
     }
   });
+  const std::int64_t words = (count + kStep - 1) / kStep;
+  const std::int64_t more = (kDepthStep - words % kDepthStep) % kDepthStep;
+  std::fill_n(target, more * padded(dv), 0.0f);
 }
 
 template <bool kPairs>
@@ -333,6 +338,16 @@ void store_weights(float* scores, std::int64_t j, Vector weights) {
   }
 }
 
+/// Zeros after the weights, up to a multiple of so many words.
+template <bool kPairs, std::int64_t kDepthStep>
+void pad_weights(const SoftmaxRow& row) {
+  if constexpr (kPairs && kDepthStep > 1) {
+    for (std::int64_t j = row.columns; j % (2 * kDepthStep) != 0; j += kLanes) {
+      store_weights<kPairs>(row.scores, j, _mm512_setzero_ps());
+    }
+  }
+}
+
 /// Only -inf and NaN so far: weights are 0 where the score is -inf.
 template <bool kPairs>
 [[gnu::noinline]] void soften_without_largest(const SoftmaxRow& row) {
@@ -345,7 +360,7 @@ template <bool kPairs>
   }
 }
 
-template <bool kPairs>
+template <bool kPairs, std::int64_t kDepthStep>
 void soften(const Logit& logit, const SoftmaxRow& row) {
   float* scores = row.scores;
   __m512 most = _mm512_set1_ps(*row.largest);
@@ -360,7 +375,10 @@ void soften(const Logit& logit, const SoftmaxRow& row) {
     _mm512_storeu_ps(scores + j, x);
   }
   const float largest = _mm512_reduce_max_ps(most);
-  if (largest == -kInfinity) return soften_without_largest<kPairs>(row);
+  if (largest == -kInfinity) {
+    soften_without_largest<kPairs>(row);
+    return pad_weights<kPairs, kDepthStep>(row);
+  }
 
   __m512 sums = _mm512_setzero_ps();
   for (std::int64_t j = 0; j < row.columns; j += kLanes) {
@@ -369,6 +387,7 @@ void soften(const Logit& logit, const SoftmaxRow& row) {
     sums = _mm512_add_ps(sums, weights);
     store_weights<kPairs>(scores, j, weights);
   }
+  pad_weights<kPairs, kDepthStep>(row);
   const float sum = _mm512_reduce_add_ps(sums);
   if (*row.largest == largest) {
     *row.sum += sum;
@@ -563,23 +582,25 @@ inline void add_rows(const InPlace& values, const float* weights, std::int64_t w
   });
 }
 
-template <bool kPairs, std::int64_t kTile>
-constexpr TileMath make_math(double multiply_adds_per_us) {
+/// `kDepthStep`: the words that `multiply` takes at once.
+template <bool kPairs, std::int64_t kTile, std::int64_t kDepthStep = 1>
+constexpr TileMath make_math(double multiply_adds_per_us,
+                             void (*multiply_words)(const Product&) = multiply<kPairs>) {
   return {kTile,
           kPairs ? 2 : 1,
           load_query<kPairs>,
           load_keys<kPairs, kTile>,
-          load_values<kPairs>,
+          load_values<kPairs, kDepthStep>,
           all_finite<kPairs>,
-          multiply<kPairs>,
+          multiply_words,
           add_visible<kPairs>,
-          soften<kPairs>,
+          soften<kPairs, kDepthStep>,
           combine,
           store_row,
           multiply_adds_per_us,
           load_query<false>,
           score_rows,
-          soften<false>,
+          soften<false, 1>,
           rows_finite,
           add_rows};
 }

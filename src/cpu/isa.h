@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cpuid.h>
+
 namespace octavo {
 
 // What this processor, and the system's saving of its registers, allow.
@@ -9,6 +11,12 @@ inline bool has_avx512() {
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 inline bool has_avx512_bf16() { return has_avx512() && __builtin_cpu_supports("avx512bf16"); }
+/// GCC 12's __builtin_cpu_supports does not know AMX. Leaf 7: EDX bit 22 is AMX-BF16, 24 AMX-TILE.
+inline bool has_amx_bf16() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
+  return has_avx512_bf16() && __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d >> 22 & 1) != 0 &&
+         (d >> 24 & 1) != 0;
+}
 inline bool is_amd() { return __builtin_cpu_is("amd"); }
 
 }  // namespace octavo

@@ -4,6 +4,7 @@
 
 namespace octavo {
 
+KernelInfo cpu_amx_bf16();
 KernelInfo cpu_avx512_bf16();
 KernelInfo cpu_avx512();
 KernelInfo cpu_portable();

@@ -32,6 +32,7 @@ int usable_threads() {
 const std::vector<KernelInfo>& cpu_kernels() {
   static const std::vector<KernelInfo> table = {
 #if defined(__x86_64__)
+    cpu_amx_bf16(),
     cpu_avx512_bf16(),
     cpu_avx512(),
 #endif

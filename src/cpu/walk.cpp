@@ -63,8 +63,10 @@ class Scratch {
     const std::int64_t dv = padded(p.dv);
     const std::int64_t state = kRows * (dv + 2);
     float** const parts[] = {&q, &k, &v, &scores, &key_rows, &part, &total};
-    const std::int64_t sizes[] = {kRows * d,   d * tile, tile * dv, kRows * tile,
-                                  kStripe * d, state,    state};
+    // Arithmetic that takes rows in sixteens reads as many past the last.
+    constexpr std::int64_t kReadRows = kRows + 16;
+    const std::int64_t sizes[] = {kReadRows * d, d * tile, tile * dv, kReadRows * tile,
+                                  kStripe * d,   state,    state};
     std::int64_t size = 0;
     for (std::int64_t part_size : sizes) size += padded(part_size);
     if (size > size_) {

@@ -16,6 +16,9 @@ void attend(const Call& call, Executor& executor, const TileMath& math);
 /// K and V costs a thread. A request's keys and values are loaded once for each block of its rows.
 double attend_cost_us(const Problem& problem, const Device& device, const TileMath& math);
 
+/// Whether bf16 holds every value of the dtype.
+inline bool fits_bf16(DType dtype) { return dtype == DType::bf16 || is_fp8(dtype); }
+
 /// The head dims that `attend` can do.
 void require_head_dims(const Problem& problem, Support& support);
 

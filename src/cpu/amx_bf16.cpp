@@ -1,0 +1,146 @@
+// Products of bf16 pairs on AMX tiles; everything else, and few rows, as in avx512_bf16.cpp.
+//
+// A tile holds 16 rows of 16 words: A straight from rows of Q or weights, B from packed K or V,
+// whose words are the pairs that tdpbf16ps wants. Rows beyond the last are computed and dropped, so
+// that each row's sums run in the same order whatever rows stand beside it.
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "cpu/avx512_math.h"
+#include "cpu/isa.h"
+#include "cpu/kernels.h"
+#include "cpu/walk.h"
+
+namespace octavo {
+namespace {
+
+constexpr std::int64_t kSide = 16;  // rows, and words of a row, of a tile
+
+/// Asks Linux for the use of tile registers, which it grants to a process once.
+bool may_use_tiles() {
+  constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr long kTileData = 18;               // XFEATURE_XTILEDATA
+  static const bool granted =
+      has_amx_bf16() && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  return granted;
+}
+
+/// All eight tiles in full size, for as long as this lives.
+class Tiles {
+ public:
+  Tiles() {
+    struct alignas(64) Config {
+      std::uint8_t palette = 1;
+      std::uint8_t start_row = 0;
+      std::uint8_t reserved[14] = {};
+      std::uint16_t bytes[16] = {};
+      std::uint8_t rows[16] = {};
+    } config;
+    for (int i = 0; i < 8; ++i) {
+      config.bytes[i] = kSide * 4;
+      config.rows[i] = kSide;
+    }
+    _tile_loadconfig(&config);
+  }
+  ~Tiles() { _tile_release(); }
+  Tiles(const Tiles&) = delete;
+  Tiles& operator=(const Tiles&) = delete;
+};
+
+/// Up to two tiles of rows by two of columns. `c` may lie outside of the product.
+template <int Rows, int Columns>
+void multiply_tiles(const Product& p, std::int64_t row, std::int64_t column, float* c,
+                    std::int64_t ldc) {
+  const float* a = p.a + row * p.lda;
+  const float* b = p.b + column;
+  const std::int64_t a_pitch = p.lda * 4;  // bytes
+  const std::int64_t b_pitch = p.ldb * 4;
+  const std::int64_t c_pitch = ldc * 4;
+  if (p.accumulate) {
+    _tile_loadd(0, c, c_pitch);
+    if constexpr (Columns > 1) _tile_loadd(1, c + kSide, c_pitch);
+    if constexpr (Rows > 1) _tile_loadd(2, c + kSide * ldc, c_pitch);
+    if constexpr (Rows > 1 && Columns > 1) _tile_loadd(3, c + kSide * ldc + kSide, c_pitch);
+  } else {
+    _tile_zero(0);
+    if constexpr (Columns > 1) _tile_zero(1);
+    if constexpr (Rows > 1) _tile_zero(2);
+    if constexpr (Rows > 1 && Columns > 1) _tile_zero(3);
+  }
+  for (std::int64_t k = 0; k < p.depth; k += kSide) {
+    _tile_loadd(4, a + k, a_pitch);
+    _tile_loadd(6, b + k * p.ldb, b_pitch);
+    _tile_dpbf16ps(0, 4, 6);
+    if constexpr (Columns > 1) {
+      _tile_loadd(7, b + k * p.ldb + kSide, b_pitch);
+      _tile_dpbf16ps(1, 4, 7);
+    }
+    if constexpr (Rows > 1) {
+      _tile_loadd(5, a + kSide * p.lda + k, a_pitch);
+      _tile_dpbf16ps(2, 5, 6);
+      if constexpr (Columns > 1) _tile_dpbf16ps(3, 5, 7);
+    }
+  }
+  _tile_stored(0, c, c_pitch);
+  if constexpr (Columns > 1) _tile_stored(1, c + kSide, c_pitch);
+  if constexpr (Rows > 1) _tile_stored(2, c + kSide * ldc, c_pitch);
+  if constexpr (Rows > 1 && Columns > 1) _tile_stored(3, c + kSide * ldc + kSide, c_pitch);
+}
+
+/// Fewer rows than a tile has: C is computed beside its place.
+template <int Columns>
+void multiply_last_tile(const Product& p, std::int64_t row, std::int64_t column) {
+  constexpr std::int64_t kWidth = kSide * Columns;
+  alignas(64) float c[kSide * kWidth] = {};
+  const auto place = [&](std::int64_t r) { return p.c + (row + r) * p.ldc + column; };
+  for (std::int64_t r = 0; p.accumulate && r < p.rows - row; ++r) {
+    std::copy_n(place(r), kWidth, c + r * kWidth);
+  }
+  multiply_tiles<1, Columns>(p, row, column, c, kWidth);
+  for (std::int64_t r = 0; r < p.rows - row; ++r) std::copy_n(c + r * kWidth, kWidth, place(r));
+}
+
+template <int Columns>
+void multiply_tile_columns(const Product& p, std::int64_t column) {
+  std::int64_t row = 0;
+  float* c = p.c + column;
+  for (; row + 2 * kSide <= p.rows; row += 2 * kSide) {
+    multiply_tiles<2, Columns>(p, row, column, c + row * p.ldc, p.ldc);
+  }
+  for (; row + kSide <= p.rows; row += kSide) {
+    multiply_tiles<1, Columns>(p, row, column, c + row * p.ldc, p.ldc);
+  }
+  if (row < p.rows) multiply_last_tile<Columns>(p, row, column);
+}
+
+void multiply_on_tiles(const Product& p) {
+  const Tiles tiles;
+  std::int64_t column = 0;
+  for (; column + 2 * kSide <= p.columns; column += 2 * kSide) multiply_tile_columns<2>(p, column);
+  if (column < p.columns) multiply_tile_columns<1>(p, column);
+}
+
+constexpr TileMath kMath = make_math<true, 128, kSide>(200000, multiply_on_tiles);
+
+Support supports(const Problem& problem, const Device&) {
+  Support support;
+  support.require(may_use_tiles(), "needs AMX-BF16 and AVX512_BF16, which this processor lacks");
+  support.require(fits_bf16(problem.q), "q must be bf16, e4m3 or e5m2, is ", name(problem.q));
+  support.require(fits_bf16(problem.kv), "kv must be bf16, e4m3 or e5m2, is ", name(problem.kv));
+  require_head_dims(problem, support);
+  return support;
+}
+
+double cost_us(const Problem& problem, const Device& device) {
+  return attend_cost_us(problem, device, kMath);
+}
+
+void launch(const Call& call, Executor& executor) { attend(call, executor, kMath); }
+
+}  // namespace
+
+KernelInfo cpu_amx_bf16() {
+  return {"cpu_amx_bf16", supports, cost_us, attend_workspace, launch, DType::bf16};
+}
+
+}  // namespace octavo
