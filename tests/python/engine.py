@@ -110,7 +110,7 @@ def run(folder: Path, name: str) -> dict:
             "dtype": "float32",
             "max_model_len": 256,
             "max_num_seqs": 8,
-            "num_gpu_blocks_override": 256,
+            "num_gpu_blocks_override": 1024,
             "block_size": 16 if os.environ["OCTAVO_VLLM"] == "1" else 32,
             "enable_prefix_caching": True,
         }
