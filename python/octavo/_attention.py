@@ -79,17 +79,16 @@ def attention(
         raise InvalidArgumentError("q, k and v must all be torch tensors, or none of them")
     if is_torch(q):
         _require_no_gradient(q=q, k=k, v=v)
-    batched = q.ndim == 4
     if q.ndim not in (3, 4):
         raise InvalidArgumentError(f"q has {q.ndim} dimensions: must have 3 or 4")
-    q_lens = _lengths("q", q_lens, cu_seqlens_q, q, q if batched else None)
-    dense = page_table is None and k.ndim == 4
-    kv_lens = _lengths("kv", kv_lens, cu_seqlens_kv, k, k if page_table is None else None, like=q)
-    if page_table is not None:
-        page_table = vector(page_table, "i32", q)
-    elif dense:
-        # A dense batch is a page per request.
+    rows = _flat("q", q) if q.ndim == 4 else q
+    paged = page_table is not None
+    q_lens = _lengths("q", q_lens, cu_seqlens_q, q, q)
+    kv_lens = _lengths("kv", kv_lens, cu_seqlens_kv, k, q, paged)
+    if not paged and k.ndim == 4:  # a dense batch is a page per request
         page_table = vector(list(range(k.shape[0])), "i32", q).reshape(-1, 1)
+    elif paged:
+        page_table = vector(page_table, "i32", q)
     if mask_bits is not None:
         if mask != "none":
             raise InvalidArgumentError(f"mask={mask!r}: mask_bits replaces it")
@@ -105,17 +104,10 @@ def attention(
         number = isinstance(scale, (int, float))
         scales.append(float(scale) if number else 1.0)
         scale_arrays.append(None if number else vector(scale, "f32", q).reshape(-1))
-    if out is None:
-        out_name = _result_dtype(q) if out_dtype is None else dtype_name(out_dtype)
-    else:
-        require_writable("out", out)
-        out_name = dtype_name(out.dtype)
-        if out_dtype is not None and dtype_name(out_dtype) != out_name:
-            raise InvalidArgumentError(f"out_dtype={dtype_name(out_dtype)}: out is {out_name}")
+    out_name = _out_name(q, out, out_dtype)
     if lse is not None:
         require_writable("lse", lse)
     want_lse = return_lse or lse is not None
-    rows = _flat("q", q) if batched else q
 
     hkv_axis = 1 if k.ndim == 3 or order == "hnd" else 2
     words = ["ragged"]
@@ -140,25 +132,37 @@ def attention(
         *(rows, k, v, q_lens, kv_lens, page_table, mask_bits, sinks, alibi_slopes),
         *(scales, scale_arrays),
     )
+    out, lse = _run(call, q, (*q.shape[:-1], v.shape[-1]), out_name, out, want_lse, lse)
+    return (out, lse) if want_lse else out
 
+
+def _run(
+    call: tuple[Any, ...],
+    q: Any,
+    shape: tuple[int, ...],
+    out_name: str,
+    out: Any,
+    want_lse: bool,
+    lse: Any,
+) -> tuple[Any, Any]:
+    """Runs a call of `compute` by way of the operators for torch; makes the results that are None."""
     if is_torch(q):
         from . import torch as operators
-    if is_torch(q) and out is None and lse is None:
-        out, lse = operators.attention(*call)
-        out = out.reshape(*q.shape[:-1], v.shape[-1])
-        lse = lse.reshape(q.shape[:-1]) if want_lse else None
-    else:
-        if out is None:
-            out = empty((*q.shape[:-1], v.shape[-1]), out_name, q)
-        if want_lse and lse is None:
-            lse = empty(q.shape[:-1], "f32", q)
-        run = operators.attention_out if is_torch(q) else compute
-        run(
-            *call,
-            _flat("out", out) if out.ndim == 4 else out,
-            _flat("lse", lse) if want_lse and lse.ndim == 3 else lse,
-        )
-    return (out, lse) if want_lse else out
+
+        if out is None and lse is None:  # the operator that makes both can be traced
+            out, lse = operators.attention(*call)
+            return out.reshape(shape), lse.reshape(shape[:-1]) if want_lse else None
+    if out is None:
+        out = empty(shape, out_name, q)
+    if want_lse and lse is None:
+        lse = empty(shape[:-1], "f32", q)
+    run = operators.attention_out if is_torch(q) else compute
+    run(
+        *call,
+        _flat("out", out) if out.ndim == 4 else out,
+        _flat("lse", lse) if lse is not None and lse.ndim == 3 else lse,
+    )
+    return out, lse
 
 
 def compute(
@@ -206,9 +210,16 @@ def _listed(lengths: Any) -> str:
     return ",".join(map(str, lengths.tolist()))
 
 
-def _result_dtype(q: Any) -> str:
-    name = dtype_name(q.dtype)
-    return "bf16" if name in ("e4m3", "e5m2") else name
+def _out_name(q: Any, out: Any, out_dtype: Any) -> str:
+    """The result's dtype: what was asked for, or q's, or bf16 where q is fp8."""
+    if out is not None:
+        require_writable("out", out)
+        name = dtype_name(out.dtype)
+        if out_dtype is not None and dtype_name(out_dtype) != name:
+            raise InvalidArgumentError(f"out_dtype={dtype_name(out_dtype)}: out is {name}")
+        return name
+    name = dtype_name(q.dtype if out_dtype is None else out_dtype)
+    return "bf16" if out_dtype is None and name in ("e4m3", "e5m2") else name
 
 
 def _flat(name: str, array: Any) -> Any:
@@ -222,9 +233,10 @@ def _flat(name: str, array: Any) -> Any:
     return flat
 
 
-def _lengths(name: str, lens: Any, cu_seqlens: Any, array: Any, dense: Any, like: Any = None) -> Any:
-    """Tokens of each request, from whichever way they were given."""
-    like = array if like is None else like
+def _lengths(
+    name: str, lens: Any, cu_seqlens: Any, array: Any, like: Any, paged: bool = False
+) -> Any:
+    """Tokens of each request, from whichever way they were given, as an array like `like`."""
     if lens is not None and cu_seqlens is not None:
         raise InvalidArgumentError(f"{name}_lens and cu_seqlens_{name}: give one of them")
     if lens is not None:
@@ -232,11 +244,10 @@ def _lengths(name: str, lens: Any, cu_seqlens: Any, array: Any, dense: Any, like
     if cu_seqlens is not None:
         sums = vector(cu_seqlens, "i32", like)
         return vector(sums[1:] - sums[:-1], "i32", like)
-    if dense is not None and dense.ndim == 4:
-        return vector([dense.shape[1]] * dense.shape[0], "i32", like)
-    if array.ndim == 3:
-        return vector([array.shape[0]], "i32", like)
-    raise InvalidArgumentError(f"{name}_lens is missing: pages hold tokens of any request")
+    if paged:
+        raise InvalidArgumentError(f"{name}_lens is missing: pages hold tokens of any request")
+    dense = array.ndim == 4
+    return vector([array.shape[1]] * array.shape[0] if dense else [array.shape[0]], "i32", like)
 
 
 def _require_no_gradient(**tensors: Any) -> None:

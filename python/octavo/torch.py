@@ -6,13 +6,19 @@ operators read from q_lens and kv_lens; `scales` and `scale_arrays` are q's, k's
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ._arrays import LONG_NAMES
 from ._attention import compute
+
+_INPUTS = (
+    "str problem, str kernel, Tensor q, Tensor k, Tensor v, Tensor q_lens, Tensor kv_lens, "
+    "Tensor? page_table, Tensor? mask_bits, Tensor? sinks, Tensor? alibi_slopes, "
+    "float[] scales, Tensor?[] scale_arrays"
+)
 
 
 def _results(problem: str, q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -24,25 +30,15 @@ def _results(problem: str, q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     return out, q.new_empty((rows, q.shape[1]), dtype=torch.float32)
 
 
-@torch.library.custom_op("octavo::attention", mutates_args=(), device_types="cpu")
-def attention(
-    problem: str,
-    kernel: str,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    q_lens: Tensor,
-    kv_lens: Tensor,
-    page_table: Tensor | None,
-    mask_bits: Tensor | None,
-    sinks: Tensor | None,
-    alibi_slopes: Tensor | None,
-    scales: Sequence[float],
-    scale_arrays: Sequence[Tensor | None],
-) -> tuple[Tensor, Tensor]:
+@torch.library.custom_op(
+    "octavo::attention",
+    mutates_args=(),
+    device_types="cpu",
+    schema=f"({_INPUTS}) -> (Tensor, Tensor)",
+)
+def attention(problem: str, kernel: str, q: Tensor, k: Tensor, v: Tensor, *inputs: Any) -> Any:
     out, lse = _results(problem, q, v)
-    inputs = (q, k, v, q_lens, kv_lens, page_table, mask_bits, sinks, alibi_slopes)
-    compute(problem, kernel, *inputs, scales, scale_arrays, out, lse if lse.shape[0] else None)
+    compute(problem, kernel, q, k, v, *inputs, out, lse if "lse" in problem.split() else None)
     return out, lse
 
 
@@ -51,26 +47,13 @@ def _(problem, kernel, q, k, v, *_):  # type: ignore[no-untyped-def]
     return _results(problem, q, v)
 
 
-@torch.library.custom_op("octavo::attention_out", mutates_args=("out", "lse"), device_types="cpu")
-def attention_out(
-    problem: str,
-    kernel: str,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    q_lens: Tensor,
-    kv_lens: Tensor,
-    page_table: Tensor | None,
-    mask_bits: Tensor | None,
-    sinks: Tensor | None,
-    alibi_slopes: Tensor | None,
-    scales: Sequence[float],
-    scale_arrays: Sequence[Tensor | None],
-    out: Tensor,
-    lse: Tensor | None,
-) -> None:
-    inputs = (q, k, v, q_lens, kv_lens, page_table, mask_bits, sinks, alibi_slopes)
-    compute(problem, kernel, *inputs, scales, scale_arrays, out, lse)
+attention_out = torch.library.custom_op(
+    "octavo::attention_out",
+    compute,
+    mutates_args=("out", "lse"),
+    device_types="cpu",
+    schema=f"({_INPUTS}, Tensor(a!) out, Tensor(b!)? lse) -> ()",
+)
 
 
 @attention_out.register_fake

@@ -120,27 +120,20 @@ void multiply_on_tiles(const Product& p) {
   if (column < p.columns) multiply_tile_columns<1>(p, column);
 }
 
-constexpr TileMath kMath = make_math<true, 128, kSide>(200000, multiply_on_tiles);
+const TileMath& math() {
+  static constexpr TileMath kMath = make_math<true, 128, kSide>(200000, multiply_on_tiles);
+  return kMath;
+}
 
 Support supports(const Problem& problem, const Device&) {
   Support support;
   support.require(may_use_tiles(), "needs AMX-BF16 and AVX512_BF16, which this processor lacks");
-  support.require(fits_bf16(problem.q), "q must be bf16, e4m3 or e5m2, is ", name(problem.q));
-  support.require(fits_bf16(problem.kv), "kv must be bf16, e4m3 or e5m2, is ", name(problem.kv));
-  require_head_dims(problem, support);
+  require_attendable(problem, math(), support);
   return support;
 }
 
-double cost_us(const Problem& problem, const Device& device) {
-  return attend_cost_us(problem, device, kMath);
-}
-
-void launch(const Call& call, Executor& executor) { attend(call, executor, kMath); }
-
 }  // namespace
 
-KernelInfo cpu_amx_bf16() {
-  return {"cpu_amx_bf16", supports, cost_us, attend_workspace, launch, DType::bf16};
-}
+KernelInfo cpu_amx_bf16() { return attend_kernel<math>("cpu_amx_bf16", supports, DType::bf16); }
 
 }  // namespace octavo

@@ -8,31 +8,24 @@
 namespace octavo {
 namespace {
 
-// AMD's processors do as many vdpbf16ps as fused multiply-adds; Intel's without AMX half as many.
-constexpr TileMath kFullRate = make_math<true, 128>(80000);
-constexpr TileMath kQuarterRate = make_math<true, 128>(30000);
-
-const TileMath& math() { return is_amd() ? kFullRate : kQuarterRate; }
+/// AMD's processors do as many vdpbf16ps as fused multiply-adds; Intel's without AMX a quarter.
+const TileMath& math() {
+  static constexpr TileMath kFullRate = make_math<true, 128>(80000);
+  static constexpr TileMath kQuarterRate = make_math<true, 128>(30000);
+  return is_amd() ? kFullRate : kQuarterRate;
+}
 
 Support supports(const Problem& problem, const Device&) {
   Support support;
   support.require(has_avx512_bf16(), "needs AVX512_BF16, which this processor lacks");
-  support.require(fits_bf16(problem.q), "q must be bf16, e4m3 or e5m2, is ", name(problem.q));
-  support.require(fits_bf16(problem.kv), "kv must be bf16, e4m3 or e5m2, is ", name(problem.kv));
-  require_head_dims(problem, support);
+  require_attendable(problem, math(), support);
   return support;
 }
-
-double cost_us(const Problem& problem, const Device& device) {
-  return attend_cost_us(problem, device, math());
-}
-
-void launch(const Call& call, Executor& executor) { attend(call, executor, math()); }
 
 }  // namespace
 
 KernelInfo cpu_avx512_bf16() {
-  return {"cpu_avx512_bf16", supports, cost_us, attend_workspace, launch, DType::bf16};
+  return attend_kernel<math>("cpu_avx512_bf16", supports, DType::bf16);
 }
 
 }  // namespace octavo

@@ -5,78 +5,20 @@
 // order of keys and dims: the sums of a row never see how many rows or columns a tile has.
 #pragma once
 
-#include <immintrin.h>
-
 #include <algorithm>
 #include <cstring>
 #include <limits>
 
+#include "cpu/avx512_in_place.h"
+#include "cpu/avx512_load.h"
 #include "cpu/convert.h"
 #include "cpu/tile_math.h"
 
 namespace octavo {
 namespace {
 
-constexpr int kLanes = 16;
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr float kLog2e = 1.44269504f;
-
-__mmask16 first_lanes(std::int64_t count) {
-  return count >= kLanes ? 0xffff
-                         : static_cast<__mmask16>((1u << std::max<std::int64_t>(0, count)) - 1);
-}
-
-/// Calls body.operator()<T>() for the dtype.
-template <typename Body>
-void with_dtype(DType dtype, const Body& body) {
-  switch (dtype) {
-    case DType::f32:
-      return body.template operator()<DType::f32>();
-    case DType::f16:
-      return body.template operator()<DType::f16>();
-    case DType::bf16:
-      return body.template operator()<DType::bf16>();
-    case DType::e4m3:
-      return body.template operator()<DType::e4m3>();
-    case DType::e5m2:
-      return body.template operator()<DType::e5m2>();
-  }
-}
-
-/// Elements [index, index + 16) of a row as floats; those outside the mask are 0 and not touched.
-template <DType T>
-__m512 load(const std::byte* row, std::int64_t index, __mmask16 mask) {
-  const std::byte* at = row + index * static_cast<std::int64_t>(size_of(T));
-  if constexpr (T == DType::f32) {
-    return _mm512_maskz_loadu_ps(mask, at);
-  } else if constexpr (T == DType::f16) {
-    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, at));
-  } else if constexpr (T == DType::bf16) {
-    const __m512i bits = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, at));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
-  } else if constexpr (T == DType::e5m2) {  // the upper byte of a half
-    const __m256i bits = _mm256_cvtepu8_epi16(_mm_maskz_loadu_epi8(mask, at));
-    return _mm512_cvtph_ps(_mm256_slli_epi16(bits, 8));
-  } else {  // the exponent goes into place; the product makes subnormals right too
-    const __m512i bits = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, at));
-    const __m512i low = _mm512_and_si512(bits, _mm512_set1_epi32(0x7f));
-    const __m512 magnitude =
-        _mm512_mul_ps(_mm512_castsi512_ps(_mm512_slli_epi32(low, 20)), _mm512_set1_ps(0x1p120f));
-    const __mmask16 nan = _mm512_cmpeq_epi32_mask(low, _mm512_set1_epi32(0x7f));
-    const __m512i sign = _mm512_slli_epi32(_mm512_andnot_si512(_mm512_set1_epi32(0x7f), bits), 24);
-    const __m512i value = _mm512_mask_set1_epi32(_mm512_castps_si512(magnitude), nan, 0x7fc00000);
-    return _mm512_castsi512_ps(_mm512_or_si512(value, sign));
-  }
-}
-
-/// Starts to fetch a row that is loaded soon. Always inlined, because GCC drops calls of a function
-/// that does nothing but prefetch.
-[[gnu::always_inline]] inline void fetch(const std::byte* row, std::int64_t bytes) {
-  if (row == nullptr) return;
-  for (std::int64_t i = 0; i < bytes; i += 64) {
-    _mm_prefetch(reinterpret_cast<const char*>(row) + i, _MM_HINT_T0);
-  }
-}
 
 /// Two vectors of floats as one of pairs of bf16, the first below.
 template <typename Vector>
@@ -442,144 +384,6 @@ void add_visible(const float* weights, const std::int32_t* visible, std::int64_t
 
 inline void store_row(DType dtype, void* target, const float* source, std::int64_t count) {
   store_floats(dtype, target, source, count);
-}
-
-// ---- Few rows: K and V where they lie.
-
-alignas(64) constexpr std::byte kZeros[1024 * 4] = {};  // a row of the widest dim
-
-/// Lane i: the sum over the lanes of vector i.
-inline __m512 sum_each(const __m512* x) {
-  __m512 quarters[4];
-  for (int i = 0; i < 4; ++i) {
-    const __m512* y = x + 4 * i;
-    const __m512 a = _mm512_add_ps(_mm512_unpacklo_ps(y[0], y[1]), _mm512_unpackhi_ps(y[0], y[1]));
-    const __m512 b = _mm512_add_ps(_mm512_unpacklo_ps(y[2], y[3]), _mm512_unpackhi_ps(y[2], y[3]));
-    const __m512d low = _mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b));
-    const __m512d high = _mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b));
-    quarters[i] = _mm512_add_ps(_mm512_castpd_ps(low), _mm512_castpd_ps(high));
-  }
-  const auto halves = [](__m512 a, __m512 b) {
-    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
-  };
-  const __m512 a = halves(quarters[0], quarters[1]);
-  const __m512 b = halves(quarters[2], quarters[3]);
-  return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
-}
-
-/// Scores of four keys and up to four rows.
-template <DType T, int Rows>
-void score_four(const std::byte* const* keys, const float* q, std::int64_t pitch, std::int64_t d,
-                float* scores, std::int64_t scores_pitch) {
-  __m512 sums[kLanes];
-  for (__m512& sum : sums) sum = _mm512_setzero_ps();
-  for (std::int64_t c = 0; c < d; c += kLanes) {
-    const __mmask16 mask = first_lanes(d - c);
-    __m512 k[4];
-    for (int j = 0; j < 4; ++j) k[j] = load<T>(keys[j], c, mask);
-    for (int r = 0; r < Rows; ++r) {
-      const __m512 query = _mm512_loadu_ps(q + r * pitch + c);
-      for (int j = 0; j < 4; ++j) sums[4 * r + j] = _mm512_fmadd_ps(query, k[j], sums[4 * r + j]);
-    }
-  }
-  const __m512 all = sum_each(sums);
-  _mm_storeu_ps(scores, _mm512_castps512_ps128(all));
-  if constexpr (Rows > 1) _mm_storeu_ps(scores + scores_pitch, _mm512_extractf32x4_ps(all, 1));
-  if constexpr (Rows > 2) _mm_storeu_ps(scores + 2 * scores_pitch, _mm512_extractf32x4_ps(all, 2));
-  if constexpr (Rows > 3) _mm_storeu_ps(scores + 3 * scores_pitch, _mm512_extractf32x4_ps(all, 3));
-}
-
-/// Calls body.operator()<Rows>(first) for rows in fours and then the rest.
-template <typename Body>
-void in_fours(std::int64_t rows, const Body& body) {
-  std::int64_t r = 0;
-  for (; r + 4 <= rows; r += 4) body.template operator()<4>(r);
-  if (rows - r == 3) body.template operator()<3>(r);
-  if (rows - r == 2) body.template operator()<2>(r);
-  if (rows - r == 1) body.template operator()<1>(r);
-}
-
-inline void score_rows(const InPlace& keys, const float* q, float* scores,
-                       std::int64_t scores_pitch) {
-  const std::int64_t bytes = keys.width * static_cast<std::int64_t>(size_of(keys.dtype));
-  with_dtype(keys.dtype, [&]<DType T> {
-    for (std::int64_t j = 0; j < padded(keys.keys); j += 4) {
-      const std::byte* four[4];
-      for (int i = 0; i < 4; ++i) {
-        const bool inside = j + i < keys.keys;
-        four[i] = inside && keys.tokens[j + i] != nullptr ? keys.tokens[j + i] : kZeros;
-        if (inside) fetch(keys.tokens[j + i + kAhead], bytes);
-      }
-      in_fours(keys.rows, [&]<int Rows>(std::int64_t r) {
-        score_four<T, Rows>(four, q + r * keys.pitch, keys.pitch, keys.width,
-                            scores + r * scores_pitch + j, scores_pitch);
-      });
-    }
-  });
-}
-
-inline bool rows_finite(const InPlace& values) {
-  bool finite = true;
-  with_dtype(values.dtype, [&]<DType T> {
-    for (std::int64_t j = 0; j < values.keys; ++j) {
-      if (values.tokens[j] == nullptr) continue;
-      for (std::int64_t c = 0; c < values.width; c += kLanes) {
-        const __m512 x = load<T>(values.tokens[j], c, first_lanes(values.width - c));
-        finite = finite && _mm512_fpclass_ps_mask(x, 0x99) == 0;  // NaN, infinity
-      }
-    }
-  });
-  return finite;
-}
-
-/// Some vectors of up to four rows.
-template <DType T, int Rows, int Vectors>
-void add_columns(const InPlace& values, std::int64_t column, const float* weights,
-                 std::int64_t weights_pitch, float* out, bool fetching) {
-  const std::int64_t bytes = values.width * static_cast<std::int64_t>(size_of(T));
-  const __mmask16 last = first_lanes(values.width - column - (Vectors - 1) * kLanes);
-  __m512 sums[Rows][Vectors];
-  for (int r = 0; r < Rows; ++r) {
-    for (int v = 0; v < Vectors; ++v) {
-      sums[r][v] = _mm512_loadu_ps(out + r * values.pitch + column + v * kLanes);
-    }
-  }
-  for (std::int64_t j = 0; j < values.keys; ++j) {
-    if (fetching) fetch(values.tokens[j + kAhead], bytes);
-    if (values.tokens[j] == nullptr) continue;
-    __m512 value[Vectors];
-    for (int v = 0; v < Vectors; ++v) {
-      const __mmask16 mask = v + 1 < Vectors ? static_cast<__mmask16>(0xffff) : last;
-      value[v] = load<T>(values.tokens[j], column + v * kLanes, mask);
-    }
-    for (int r = 0; r < Rows; ++r) {
-      const __m512 factor = _mm512_set1_ps(weights[r * weights_pitch + j]);
-      for (int v = 0; v < Vectors; ++v) sums[r][v] = _mm512_fmadd_ps(factor, value[v], sums[r][v]);
-    }
-  }
-  for (int r = 0; r < Rows; ++r) {
-    for (int v = 0; v < Vectors; ++v) {
-      _mm512_storeu_ps(out + r * values.pitch + column + v * kLanes, sums[r][v]);
-    }
-  }
-}
-
-inline void add_rows(const InPlace& values, const float* weights, std::int64_t weights_pitch,
-                     float* out) {
-  with_dtype(values.dtype, [&]<DType T> {
-    in_fours(values.rows, [&]<int Rows>(std::int64_t r) {
-      const float* w = weights + r * weights_pitch;
-      float* o = out + r * values.pitch;
-      const std::int64_t end = padded(values.width);
-      std::int64_t c = 0;
-      for (; c + 4 * kLanes <= end; c += 4 * kLanes) {
-        add_columns<T, Rows, 4>(values, c, w, weights_pitch, o, c == 0 && r == 0);
-      }
-      for (; c < end; c += kLanes) {
-        add_columns<T, Rows, 1>(values, c, w, weights_pitch, o, c == 0 && r == 0);
-      }
-    });
-  });
 }
 
 /// `kDepthStep`: the words that `multiply` takes at once.

@@ -1,11 +1,13 @@
 #pragma once
 
+#if defined(__x86_64__)
 #include <cpuid.h>
 
 namespace octavo {
 
 // What this processor, and the system's saving of its registers, allow.
 
+inline bool has_avx2() { return __builtin_cpu_supports("avx2"); }
 inline bool has_avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
@@ -20,3 +22,5 @@ inline bool has_amx_bf16() {
 inline bool is_amd() { return __builtin_cpu_is("amd"); }
 
 }  // namespace octavo
+
+#endif

@@ -7,18 +7,12 @@ namespace {
 
 Support supports(const Problem& problem, const Device&) {
   Support support;
-  require_head_dims(problem, support);
+  require_attendable(problem, portable_math(), support);
   return support;
 }
 
-double cost_us(const Problem& problem, const Device& device) {
-  return attend_cost_us(problem, device, portable_math());
-}
-
-void launch(const Call& call, Executor& executor) { attend(call, executor, portable_math()); }
-
 }  // namespace
 
-KernelInfo cpu_portable() { return {"cpu_portable", supports, cost_us, attend_workspace, launch}; }
+KernelInfo cpu_portable() { return attend_kernel<portable_math>("cpu_portable", supports); }
 
 }  // namespace octavo

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "cpu/convert.h"
+#include "cpu/isa.h"
 
 namespace octavo {
 namespace {
@@ -46,12 +47,8 @@ constexpr TileMath kMath = make_math(33000);
 
 const TileMath& portable_math() {
 #if defined(__x86_64__)
-  static const bool has_avx512 =
-      __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  static const bool has_avx2 = __builtin_cpu_supports("avx2");
-  if (has_avx512) return avx512::kMath;
-  if (has_avx2) return avx2::kMath;
+  if (has_avx512()) return avx512::kMath;
+  if (has_avx2()) return avx2::kMath;
 #endif
   return baseline::kMath;
 }

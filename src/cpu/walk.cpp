@@ -122,9 +122,9 @@ class Walk {
         math_(math),
         scratch_(scratch),
         width_(padded(p_.dv)),
-        q_words_(padded(math.words(p_.d))),
         in_place_(math.score_rows != nullptr && !p_.invariant &&
                   block.request->q_len * p_.group() <= kFewRows),
+        q_pitch_(padded(in_place_ ? p_.d : math.words(p_.d))),
         split_(tiling_of(p_).split),
         total_(State::at(scratch.total, block.rows, width_)),
         part_(State::at(scratch.part, block.rows, width_)) {
@@ -166,16 +166,13 @@ class Walk {
 
   void load_queries() {
     const TensorView<3>& view = call_.arguments.q;
+    const auto load = in_place_ ? math_.load_floats : math_.load_query;
     for (std::int64_t r = 0; r < block_.rows; ++r) {
       const std::int64_t offset =
           (request_.q_begin + token(r)) * view.stride[0] + head(r) * view.stride[1];
       const auto* row = static_cast<const std::byte*>(view.data) +
                         offset * static_cast<std::int64_t>(size_of(p_.q));
-      if (in_place_) {
-        math_.load_floats(p_.q, row, p_.d, scratch_.q + r * padded(p_.d));
-      } else {
-        math_.load_query(p_.q, row, p_.d, scratch_.q + r * q_words_);
-      }
+      load(p_.q, row, p_.d, scratch_.q + r * q_pitch_);
       ranges_[r] = visible_keys(p_.mask, request_.position(token(r)), request_.kv_len);
       if (ranges_[r].begin >= ranges_[r].end) ranges_[r] = {0, 0};
     }
@@ -224,14 +221,15 @@ class Walk {
 
   void score(std::int64_t first, std::int64_t last, std::int64_t keys,
              const std::byte* const* rows) {
+    const float* q = scratch_.q + first * q_pitch_;
     if (in_place_) {
-      math_.score_rows({p_.kv, rows, keys, last - first, p_.d, padded(p_.d)},
-                       scratch_.q + first * padded(p_.d), scores(first), math_.tile);
+      math_.score_rows({p_.kv, rows, keys, last - first, p_.d, q_pitch_}, q, scores(first),
+                       math_.tile);
       return;
     }
     math_.load_keys(p_.kv, rows, keys, p_.d, scratch_.key_rows, scratch_.k);
-    math_.multiply({last - first, padded(keys), math_.words(p_.d), scratch_.q + first * q_words_,
-                    q_words_, scratch_.k, math_.tile, scores(first), math_.tile, false});
+    math_.multiply({last - first, padded(keys), math_.words(p_.d), q, q_pitch_, scratch_.k,
+                    math_.tile, scores(first), math_.tile, false});
   }
 
   void add_packed(std::int64_t first, std::int64_t last, std::int64_t tile, std::int64_t keys,
@@ -355,9 +353,9 @@ class Walk {
   const Request& request_;
   const TileMath& math_;
   Scratch& scratch_;
-  const std::int64_t width_;    // of a row of V and O in scratch
-  const std::int64_t q_words_;  // of a row of Q in scratch
-  const bool in_place_;         // K and V are used where they lie
+  const std::int64_t width_;  // of a row of V and O in scratch
+  const bool in_place_;       // K and V are used where they lie
+  const std::int64_t q_pitch_;
   const std::int64_t split_;
   State total_;
   State part_;
@@ -407,9 +405,13 @@ double attend_cost_us(const Problem& p, const Device& device, const TileMath& ma
   return kLaunchUs + work / std::clamp(items, 1.0, static_cast<double>(device.threads));
 }
 
-void require_head_dims(const Problem& p, Support& s) {
+void require_attendable(const Problem& p, const TileMath& math, Support& s) {
   s.require(p.d >= 8 && p.d <= 576, "d must be from 8 to 576, is ", p.d);
   s.require(p.dv >= 8 && p.dv <= 576, "dv must be from 8 to 576, is ", p.dv);
+  if (math.per_word == 1) return;
+  const auto fits = [](DType dtype) { return dtype == DType::bf16 || is_fp8(dtype); };
+  s.require(fits(p.q), "q must be bf16, e4m3 or e5m2, is ", name(p.q));
+  s.require(fits(p.kv), "kv must be bf16, e4m3 or e5m2, is ", name(p.kv));
 }
 
 }  // namespace octavo

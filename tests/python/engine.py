@@ -81,13 +81,16 @@ def save(config, folder: Path) -> None:
     if (folder / "config.json").exists():
         return
     torch.manual_seed(0)
-    kinds = {"bert": transformers.BertModel}
-    kind = kinds.get(config.model_type, transformers.AutoModelForCausalLM)
-    model = kind(config) if config.model_type in kinds else kind.from_config(config)
+    encoder = config.model_type == "bert"
+    auto = transformers.AutoModel if encoder else transformers.AutoModelForCausalLM
+    model = auto.from_config(config)
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            # Larger than at the start of a training, so that the attention matters; and sinks that do.
-            weight.normal_(0, 1.0 if "sinks" in name else 0.15) if weight.ndim != 1 or "sinks" in name else None
+            # Larger than at the start of a training, so that the attention, and the sinks, matter.
+            if "sinks" in name:
+                weight.normal_(0, 1.0)
+            elif weight.ndim > 1:
+                weight.normal_(0, 0.15)
     model.save_pretrained(folder)
 
 

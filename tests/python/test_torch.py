@@ -124,6 +124,13 @@ def test_views_and_results_in_place():
     assert (wide[..., 64:] == 7).all()
 
 
+def test_requests_without_queries():
+    _, (q, k, v), keywords = paged_call()
+    keywords["q_lens"] = torch.zeros(2, dtype=torch.int32)
+    out, lse = octavo.attention(q[:0], k, v, **keywords, return_lse=True)
+    assert out.shape == (0, 6, 64) and lse.shape == (0, 6)
+
+
 def test_gradients_are_refused():
     q, k, v = tensors()
     with pytest.raises(octavo.Error, match="q requires a gradient"):
