@@ -6,9 +6,9 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#include "cpu/avx512_math.h"
 #include "cpu/isa.h"
 #include "cpu/kernels.h"
+#include "cpu/vector_math.h"
 #include "cpu/walk.h"
 
 namespace octavo {
@@ -121,7 +121,7 @@ void multiply_on_tiles(const Product& p) {
 }
 
 const TileMath& math() {
-  static constexpr TileMath kMath = make_math<true, 128, kSide>(200000, multiply_on_tiles);
+  static constexpr TileMath kMath = make_math<Bf16Pairs, 128, kSide>(200000, multiply_on_tiles);
   return kMath;
 }
 

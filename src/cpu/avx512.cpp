@@ -1,14 +1,14 @@
 // Floats on AVX-512: every dtype is widened as it is loaded.
-#include "cpu/avx512_math.h"
 #include "cpu/isa.h"
 #include "cpu/kernels.h"
+#include "cpu/vector_math.h"
 #include "cpu/walk.h"
 
 namespace octavo {
 namespace {
 
 const TileMath& math() {
-  static constexpr TileMath kMath = make_math<false, 64>(45000);
+  static constexpr TileMath kMath = make_math<Floats, 64>(45000);
   return kMath;
 }
 

@@ -1,8 +1,8 @@
 // Products of bf16 pairs on AVX512_BF16: Q, K and V are bf16 or an fp8 type, which bf16 holds
 // exactly, and weights are rounded to bf16. Few rows take K and V where they lie, in floats.
-#include "cpu/avx512_math.h"
 #include "cpu/isa.h"
 #include "cpu/kernels.h"
+#include "cpu/vector_math.h"
 #include "cpu/walk.h"
 
 namespace octavo {
@@ -10,8 +10,8 @@ namespace {
 
 /// AMD's processors do as many vdpbf16ps as fused multiply-adds; Intel's without AMX a quarter.
 const TileMath& math() {
-  static constexpr TileMath kFullRate = make_math<true, 128>(80000);
-  static constexpr TileMath kQuarterRate = make_math<true, 128>(30000);
+  static constexpr TileMath kFullRate = make_math<Bf16Pairs, 128>(80000);
+  static constexpr TileMath kQuarterRate = make_math<Bf16Pairs, 128>(30000);
   return is_amd() ? kFullRate : kQuarterRate;
 }
 

@@ -84,6 +84,31 @@ std::uint8_t to_fp8(float value, float largest, std::uint32_t nan) {
 inline std::uint8_t to_e4m3(float value) { return to_fp8<3, -6>(value, 448.0f, 0x7f); }
 inline std::uint8_t to_e5m2(float value) { return to_fp8<2, -14>(value, 57344.0f, 0x7f); }
 
+/// Calls body.operator()<T>() for the dtype.
+template <typename Body>
+[[gnu::always_inline]] inline void with_dtype(DType dtype, const Body& body) {
+  switch (dtype) {
+    case DType::f32:
+      return body.template operator()<DType::f32>();
+    case DType::f16:
+      return body.template operator()<DType::f16>();
+    case DType::bf16:
+      return body.template operator()<DType::bf16>();
+    case DType::e4m3:
+      return body.template operator()<DType::e4m3>();
+    case DType::e5m2:
+      return body.template operator()<DType::e5m2>();
+  }
+}
+
+/// `count` elements of a dtype, none if it is negative, with zeros after them in `whole`.
+inline const std::byte* fill_with_zeros(DType dtype, const std::byte* source, std::int64_t count,
+                                        std::byte* whole, std::size_t size) {
+  std::memset(whole, 0, size);
+  if (count > 0) std::memcpy(whole, source, static_cast<std::size_t>(count) * size_of(dtype));
+  return whole;
+}
+
 // The loops below are inlined, so that a kernel's own instruction set compiles them.
 
 template <typename Bits, typename Convert>

@@ -2,12 +2,19 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#elif defined(__aarch64__)
+#include <sys/auxv.h>
+#endif
 
 namespace octavo {
 
 // What this processor, and the system's saving of its registers, allow.
 
-inline bool has_avx2() { return __builtin_cpu_supports("avx2"); }
+#if defined(__x86_64__)
+inline bool has_avx2() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
+         __builtin_cpu_supports("f16c");
+}
 inline bool has_avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
@@ -20,7 +27,11 @@ inline bool has_amx_bf16() {
          (d >> 24 & 1) != 0;
 }
 inline bool is_amd() { return __builtin_cpu_is("amd"); }
+#elif defined(__aarch64__)
+inline bool has_neon_bf16() {
+  constexpr unsigned long kBf16 = 1ul << 14;  // HWCAP2_BF16
+  return (getauxval(AT_HWCAP2) & kBf16) != 0;
+}
+#endif
 
 }  // namespace octavo
-
-#endif

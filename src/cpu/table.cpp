@@ -35,6 +35,10 @@ const std::vector<KernelInfo>& cpu_kernels() {
     cpu_amx_bf16(),
     cpu_avx512_bf16(),
     cpu_avx512(),
+    cpu_avx2(),
+#elif defined(__aarch64__)
+    cpu_neon_bf16(),
+    cpu_neon(),
 #endif
     cpu_portable(),
     cpu_reference()

@@ -18,6 +18,14 @@ constexpr std::int64_t padded(std::int64_t width) {
   return (width + kStripe - 1) / kStripe * kStripe;
 }
 
+/// Starts to fetch a row that is loaded soon. Always inlined, because GCC drops calls of a function
+/// that does nothing but prefetch.
+[[gnu::always_inline]] inline void fetch(const std::byte* row, std::int64_t bytes) {
+  constexpr std::int64_t kCacheLine = 64;
+  if (row == nullptr) return;
+  for (std::int64_t i = 0; i < bytes; i += kCacheLine) __builtin_prefetch(row + i);
+}
+
 /// C [rows, columns] = A [rows, depth] . B [depth, columns], or C += it. Columns are a multiple of
 /// kStripe; each sum runs over depth in order. A and B are words of 32 bits: a float, or two bf16
 /// that are neighbours along the depth.

@@ -149,14 +149,6 @@ OCTAVO_TARGET void transpose(const float* source, std::int64_t stride, float* ta
   for (int i = 0; i < kLanes; ++i) store(target + i * kTile, rows[i]);
 }
 
-/// Starts to fetch a row that is loaded soon; its length is about that of the rows before it.
-/// Always inlined, because GCC drops calls of a function that does nothing but prefetch.
-OCTAVO_TARGET [[gnu::always_inline]] inline void fetch(const std::byte* row, std::int64_t bytes) {
-  constexpr std::int64_t kCacheLine = 64;
-  if (row == nullptr) return;
-  for (std::int64_t i = 0; i < bytes; i += kCacheLine) __builtin_prefetch(row + i);
-}
-
 /// Loads a row as [padded width]; a null row is zeros.
 OCTAVO_TARGET inline void load_row(DType dtype, const std::byte* row, float* target,
                                    std::int64_t width) {

@@ -1,0 +1,100 @@
+// The operations of vector_math.h in AVX2, FMA and F16C.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "cpu/convert.h"
+#include "octavo/dtype.h"
+
+namespace octavo {
+namespace {
+
+using Vector = __m256;
+constexpr int kLanes = 8;
+constexpr int kMostVectors = 2;
+template <int Vectors>
+constexpr int kBlockRows = 6;
+constexpr int kRowsInPlace = 2;
+
+inline Vector load(const float* at) { return _mm256_loadu_ps(at); }
+inline void store(float* at, Vector x) { _mm256_storeu_ps(at, x); }
+inline Vector broadcast(float x) { return _mm256_set1_ps(x); }
+inline Vector fma(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
+inline Vector most(Vector a, Vector b) { return _mm256_max_ps(a, b); }
+inline Vector round(Vector x) {
+  return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+inline Vector scale(Vector x, Vector n) {  // 2^-127 is 0
+  const __m256i exponent = _mm256_cvtps_epi32(most(broadcast(-127), n));
+  return x * _mm256_castsi256_ps(
+                 _mm256_slli_epi32(_mm256_add_epi32(exponent, _mm256_set1_epi32(127)), 23));
+}
+inline float sum_lanes(Vector x) {
+  const __m128 four = _mm256_castps256_ps128(x) + _mm256_extractf128_ps(x, 1);
+  const __m128 two = four + _mm_movehl_ps(four, four);
+  return _mm_cvtss_f32(two + _mm_movehdup_ps(two));
+}
+inline float largest_lane(Vector x) {
+  const __m128 four = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+  const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
+template <DType T>
+Vector load_as_floats(const std::byte* row, std::int64_t index, std::int64_t end) {
+  alignas(32) std::byte whole[kLanes * sizeof(float)];
+  const std::byte* at = row + index * static_cast<std::int64_t>(size_of(T));
+  if (end - index < kLanes) at = fill_with_zeros(T, at, end - index, whole, sizeof whole);
+  const auto sixteen_bytes = [&] { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(at)); };
+  const auto eight_bytes = [&] { return _mm_loadu_si64(at); };
+  if constexpr (T == DType::f32) {
+    return _mm256_loadu_ps(reinterpret_cast<const float*>(at));
+  } else if constexpr (T == DType::f16) {
+    return _mm256_cvtph_ps(sixteen_bytes());
+  } else if constexpr (T == DType::bf16) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(sixteen_bytes()), 16));
+  } else if constexpr (T == DType::e5m2) {  // the upper byte of a half
+    return _mm256_cvtph_ps(_mm_slli_epi16(_mm_cvtepu8_epi16(eight_bytes()), 8));
+  } else {  // the exponent goes into place; the product makes subnormals right too
+    const __m256i bits = _mm256_cvtepu8_epi32(eight_bytes());
+    const __m256i low = _mm256_and_si256(bits, _mm256_set1_epi32(0x7f));
+    const Vector magnitude = _mm256_castsi256_ps(_mm256_slli_epi32(low, 20)) * broadcast(0x1p120f);
+    const __m256i nan = _mm256_cmpeq_epi32(low, _mm256_set1_epi32(0x7f));
+    const __m256i sign = _mm256_slli_epi32(_mm256_andnot_si256(_mm256_set1_epi32(0x7f), bits), 24);
+    return _mm256_or_ps(_mm256_or_ps(magnitude, _mm256_castsi256_ps(nan)),
+                        _mm256_castsi256_ps(sign));
+  }
+}
+
+inline Vector sum_each(const Vector* x) {
+  const auto of_four = [](const Vector* y) {
+    return _mm256_hadd_ps(_mm256_hadd_ps(y[0], y[1]), _mm256_hadd_ps(y[2], y[3]));
+  };
+  const Vector a = of_four(x);
+  const Vector b = of_four(x + 4);
+  return _mm256_permute2f128_ps(a, b, 0x20) + _mm256_permute2f128_ps(a, b, 0x31);
+}
+
+inline void transpose(Vector* rows, float* target, std::int64_t pitch) {
+  Vector fours[8];  // fours[i + l]: in each half, word l of four rows
+  for (int i = 0; i < 8; i += 4) {
+    const Vector a = _mm256_unpacklo_ps(rows[i], rows[i + 1]);
+    const Vector b = _mm256_unpackhi_ps(rows[i], rows[i + 1]);
+    const Vector c = _mm256_unpacklo_ps(rows[i + 2], rows[i + 3]);
+    const Vector e = _mm256_unpackhi_ps(rows[i + 2], rows[i + 3]);
+    fours[i] = _mm256_shuffle_ps(a, c, 0x44);
+    fours[i + 1] = _mm256_shuffle_ps(a, c, 0xee);
+    fours[i + 2] = _mm256_shuffle_ps(b, e, 0x44);
+    fours[i + 3] = _mm256_shuffle_ps(b, e, 0xee);
+  }
+  for (int l = 0; l < 4; ++l) {
+    store(target + l * pitch, _mm256_permute2f128_ps(fours[l], fours[4 + l], 0x20));
+    store(target + (4 + l) * pitch, _mm256_permute2f128_ps(fours[l], fours[4 + l], 0x31));
+  }
+}
+
+}  // namespace
+}  // namespace octavo

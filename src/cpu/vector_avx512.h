@@ -1,0 +1,135 @@
+// The operations of vector_math.h in AVX-512 F, BW, DQ and VL; and pairs of bf16 in AVX512_BF16.
+#pragma once
+
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+#include "octavo/dtype.h"
+
+namespace octavo {
+namespace {
+
+using Vector = __m512;
+constexpr int kLanes = 16;
+constexpr int kMostVectors = 4;  // of a row in a block of sums
+template <int Vectors>
+constexpr int kBlockRows = Vectors == 4 ? 6 : 8;
+constexpr int kRowsInPlace = 4;
+
+inline Vector load(const float* at) { return _mm512_loadu_ps(at); }
+inline void store(float* at, Vector x) { _mm512_storeu_ps(at, x); }
+inline Vector broadcast(float x) { return _mm512_set1_ps(x); }
+inline Vector fma(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
+inline Vector most(Vector a, Vector b) { return _mm512_max_ps(a, b); }
+inline Vector scale(Vector x, Vector n) { return _mm512_scalef_ps(x, n); }
+inline float sum_lanes(Vector x) { return _mm512_reduce_add_ps(x); }
+inline float largest_lane(Vector x) { return _mm512_reduce_max_ps(x); }
+inline Vector round(Vector x) {
+  return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+
+inline __mmask16 first_lanes(std::int64_t count) {
+  return count >= kLanes ? 0xffff
+                         : static_cast<__mmask16>((1u << std::max<std::int64_t>(0, count)) - 1);
+}
+
+template <DType T>
+Vector load_as_floats(const std::byte* row, std::int64_t index, std::int64_t end) {
+  const std::byte* at = row + index * static_cast<std::int64_t>(size_of(T));
+  const __mmask16 mask = first_lanes(end - index);
+  if constexpr (T == DType::f32) {
+    return _mm512_maskz_loadu_ps(mask, at);
+  } else if constexpr (T == DType::f16) {
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, at));
+  } else if constexpr (T == DType::bf16) {
+    const __m512i bits = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, at));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+  } else if constexpr (T == DType::e5m2) {  // the upper byte of a half
+    const __m256i bits = _mm256_cvtepu8_epi16(_mm_maskz_loadu_epi8(mask, at));
+    return _mm512_cvtph_ps(_mm256_slli_epi16(bits, 8));
+  } else {  // the exponent goes into place; the product makes subnormals right too
+    const __m512i bits = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, at));
+    const __m512i low = _mm512_and_si512(bits, _mm512_set1_epi32(0x7f));
+    const __m512 magnitude =
+        _mm512_mul_ps(_mm512_castsi512_ps(_mm512_slli_epi32(low, 20)), _mm512_set1_ps(0x1p120f));
+    const __mmask16 nan = _mm512_cmpeq_epi32_mask(low, _mm512_set1_epi32(0x7f));
+    const __m512i sign = _mm512_slli_epi32(_mm512_andnot_si512(_mm512_set1_epi32(0x7f), bits), 24);
+    const __m512i value = _mm512_mask_set1_epi32(_mm512_castps_si512(magnitude), nan, 0x7fc00000);
+    return _mm512_castsi512_ps(_mm512_or_si512(value, sign));
+  }
+}
+
+inline Vector sum_each(const Vector* x) {
+  Vector quarters[4];
+  for (int i = 0; i < 4; ++i) {
+    const Vector* y = x + 4 * i;
+    const Vector a = _mm512_unpacklo_ps(y[0], y[1]) + _mm512_unpackhi_ps(y[0], y[1]);
+    const Vector b = _mm512_unpacklo_ps(y[2], y[3]) + _mm512_unpackhi_ps(y[2], y[3]);
+    const __m512d low = _mm512_unpacklo_pd(_mm512_castps_pd(a), _mm512_castps_pd(b));
+    const __m512d high = _mm512_unpackhi_pd(_mm512_castps_pd(a), _mm512_castps_pd(b));
+    quarters[i] = _mm512_castpd_ps(low) + _mm512_castpd_ps(high);
+  }
+  const auto halves = [](Vector a, Vector b) {
+    return _mm512_shuffle_f32x4(a, b, 0x44) + _mm512_shuffle_f32x4(a, b, 0xee);
+  };
+  const Vector a = halves(quarters[0], quarters[1]);
+  const Vector b = halves(quarters[2], quarters[3]);
+  return _mm512_shuffle_f32x4(a, b, 0x88) + _mm512_shuffle_f32x4(a, b, 0xdd);
+}
+
+inline void transpose(Vector* rows, float* target, std::int64_t pitch) {
+  __m512i* words = reinterpret_cast<__m512i*>(rows);
+  __m512i pairs[16];
+  for (int i = 0; i < 16; i += 2) {
+    pairs[i] = _mm512_unpacklo_epi32(words[i], words[i + 1]);
+    pairs[i + 1] = _mm512_unpackhi_epi32(words[i], words[i + 1]);
+  }
+  for (int i = 0; i < 16; i += 4) {  // words[i + l]: in each quarter, word l of four rows
+    words[i] = _mm512_unpacklo_epi64(pairs[i], pairs[i + 2]);
+    words[i + 1] = _mm512_unpackhi_epi64(pairs[i], pairs[i + 2]);
+    words[i + 2] = _mm512_unpacklo_epi64(pairs[i + 1], pairs[i + 3]);
+    words[i + 3] = _mm512_unpackhi_epi64(pairs[i + 1], pairs[i + 3]);
+  }
+  for (int l = 0; l < 4; ++l) {
+    const __m512i a = _mm512_shuffle_i32x4(words[l], words[4 + l], 0x88);
+    const __m512i b = _mm512_shuffle_i32x4(words[8 + l], words[12 + l], 0x88);
+    const __m512i c = _mm512_shuffle_i32x4(words[l], words[4 + l], 0xdd);
+    const __m512i e = _mm512_shuffle_i32x4(words[8 + l], words[12 + l], 0xdd);
+    _mm512_storeu_si512(target + l * pitch, _mm512_shuffle_i32x4(a, b, 0x88));
+    _mm512_storeu_si512(target + (8 + l) * pitch, _mm512_shuffle_i32x4(a, b, 0xdd));
+    _mm512_storeu_si512(target + (4 + l) * pitch, _mm512_shuffle_i32x4(c, e, 0x88));
+    _mm512_storeu_si512(target + (12 + l) * pitch, _mm512_shuffle_i32x4(c, e, 0xdd));
+  }
+}
+
+#if defined(__AVX512BF16__)
+struct Bf16Pairs {
+  static constexpr int kPerWord = 2;
+
+  template <DType T>
+  static Vector load(const std::byte* row, std::int64_t word, std::int64_t elements) {
+    const std::int64_t index = 2 * word;
+    if constexpr (T == DType::bf16) {
+      const std::int64_t rest = elements - index;
+      const __mmask32 mask = rest >= 32 ? ~0u : (1u << std::max<std::int64_t>(0, rest)) - 1;
+      return _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(mask, row + 2 * index));
+    } else {
+      const Vector low = load_as_floats<T>(row, index, elements);
+      const Vector high = load_as_floats<T>(row, index + kLanes, elements);
+      return (Vector)_mm512_cvtne2ps_pbh(high, low);
+    }
+  }
+  static Vector multiply_add(Vector sum, Vector a, Vector b) {
+    return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
+  }
+  static void store_rounded(std::uint16_t* at, Vector x) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), (__m256i)_mm512_cvtneps_pbh(x));
+  }
+};
+#endif
+
+}  // namespace
+}  // namespace octavo

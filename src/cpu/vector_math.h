@@ -1,0 +1,368 @@
+// TileMath on vectors of floats, for the instruction set that the including kernel's file is
+// compiled for. Everything has internal linkage, so that no kernel gets another's code. What an
+// instruction set's own header gives:
+//
+//   Vector, kLanes              floats of a register
+//   kMostVectors, kBlockRows    a block of sums: with its operands it fills the registers
+//   kRowsInPlace                rows whose sums with four keys, or four vectors, fill the registers
+//   load, store, broadcast, fma, round to integers
+//   most(a, b)                  a > b ? a : b in each lane: b where either is NaN
+//   scale(x, n)                 x 2^n, or 0 where 2^n is none of the normal numbers
+//   sum_lanes, largest_lane     of one vector
+//   sum_each(x)                 lane i: the sum of the lanes of vector i
+//   load_as_floats<T>(row, index, end)     elements [index, index + kLanes) of a row; those from
+//                               `end` on are 0 and not touched
+//   transpose(rows, target, pitch)         kLanes vectors; `rows` is scratch afterwards
+//   Bf16Pairs                   as Floats below, where the processor multiplies pairs of bf16
+//
+// Products are fused, so the bits differ from the portable kernel's. They still depend only on the
+// order of keys and dims: the sums of a row never see how many rows or columns a tile has.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+
+#include "cpu/convert.h"
+#include "cpu/tile_math.h"
+#if defined(__AVX512F__)
+#include "cpu/vector_avx512.h"
+#elif defined(__AVX2__)
+#include "cpu/vector_avx2.h"
+#elif defined(__aarch64__)
+#include "cpu/vector_neon.h"
+#endif
+#include "cpu/vector_in_place.h"
+
+namespace octavo {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+using Bits = std::uint32_t __attribute__((vector_size(kLanes * sizeof(float))));
+using Integers = std::int32_t __attribute__((vector_size(kLanes * sizeof(float))));
+
+template <typename T>
+T load_vector(const void* at) {
+  T x;
+  std::memcpy(&x, at, sizeof x);
+  return x;
+}
+
+/// What a word of scratch holds: a float.
+struct Floats {
+  static constexpr int kPerWord = 1;
+  template <DType T>
+  static Vector load(const std::byte* row, std::int64_t word, std::int64_t elements) {
+    return load_as_floats<T>(row, word, elements);
+  }
+  static Vector multiply_add(Vector sum, Vector a, Vector b) { return fma(a, b, sum); }
+};
+
+template <typename Words>
+constexpr bool kPairs = Words::kPerWord == 2;
+
+template <typename Words>
+void load_query(DType dtype, const std::byte* row, std::int64_t d, float* target) {
+  with_dtype(dtype, [&]<DType T> {
+    for (std::int64_t w = 0; w < padded((d + Words::kPerWord - 1) / Words::kPerWord); w += kLanes) {
+      store(target + w, Words::template load<T>(row, w, d));
+    }
+  });
+}
+
+template <typename Words, std::int64_t kTile>
+void load_keys(DType dtype, const std::byte* const* keys, std::int64_t count, std::int64_t d,
+               float*, float* target) {
+  const std::int64_t words = (d + Words::kPerWord - 1) / Words::kPerWord;
+  const std::int64_t bytes = d * static_cast<std::int64_t>(size_of(dtype));
+  with_dtype(dtype, [&]<DType T> {
+    for (std::int64_t j = 0; j < padded(count); j += kLanes) {
+      for (std::int64_t i = j; i < std::min(j + kLanes, count); ++i) fetch(keys[i + kAhead], bytes);
+      for (std::int64_t w = 0; w < words; w += kLanes) {
+        Vector rows[kLanes] = {};
+        for (int i = 0; i < kLanes; ++i) {
+          if (j + i < count && keys[j + i] != nullptr) {
+            rows[i] = Words::template load<T>(keys[j + i], w, d);
+          }
+        }
+        transpose(rows, target + w * kTile + j, kTile);
+      }
+    }
+  });
+}
+
+/// `kDepthStep`: what follows is zeros, up to a multiple of so many words.
+template <typename Words, std::int64_t kDepthStep>
+void load_values(DType dtype, const std::byte* const* values, std::int64_t count, std::int64_t dv,
+                 float* target) {
+  constexpr std::int64_t kStep = Words::kPerWord;
+  const std::int64_t bytes = dv * static_cast<std::int64_t>(size_of(dtype));
+  with_dtype(dtype, [&]<DType T> {
+    const auto load_or_zero = [&](const std::byte* row, std::int64_t index) {
+      return row != nullptr ? load_as_floats<T>(row, index, dv) : Vector{};
+    };
+    for (std::int64_t j = 0; j < count; j += kStep, target += padded(dv)) {
+      for (std::int64_t i = j; i < std::min(j + kStep, count); ++i) {
+        fetch(values[i + kAhead], bytes);
+      }
+      for (std::int64_t c = 0; c < padded(dv); c += kLanes) {
+        Vector words = load_or_zero(values[j], c);
+        if constexpr (kPairs<Words>) {  // exact: the upper halves are bf16
+          const Vector next = load_or_zero(j + 1 < count ? values[j + 1] : nullptr, c);
+          words = (Vector)((Bits)words >> 16 | ((Bits)next & 0xffff0000u));
+        }
+        store(target + c, words);
+      }
+    }
+  });
+  const std::int64_t words = (count + kStep - 1) / kStep;
+  const std::int64_t more = (kDepthStep - words % kDepthStep) % kDepthStep;
+  std::fill_n(target, more * padded(dv), 0.0f);
+}
+
+template <typename Words>
+bool all_finite(const float* values, std::int64_t words) {
+  Vector sum = {};  // of zeros, unless some value is not finite
+  Vector lower = {};
+  for (std::int64_t i = 0; i < words; i += kLanes) {
+    const Vector x = load(values + i);
+    sum = fma(x, Vector{}, sum);  // the upper of a pair: the lower only adds to the significand
+    if constexpr (kPairs<Words>) lower = fma((Vector)((Bits)x << 16), Vector{}, lower);
+  }
+  return sum_lanes(sum + lower) == 0;
+}
+
+template <typename Words, int Rows, int Vectors>
+[[gnu::noinline]] void multiply_block(const Product& p, std::int64_t row, std::int64_t column) {
+  const float* a = p.a + row * p.lda;
+  const float* b = p.b + column;
+  float* c = p.c + row * p.ldc + column;
+  const std::int64_t lda = p.lda;
+  const std::int64_t ldb = p.ldb;
+  Vector sums[Rows][Vectors] = {};
+  if (p.accumulate) {
+    for (int r = 0; r < Rows; ++r) {
+      for (int v = 0; v < Vectors; ++v) sums[r][v] = load(c + r * p.ldc + v * kLanes);
+    }
+  }
+  for (std::int64_t k = 0; k < p.depth; ++k, b += ldb) {
+    Vector right[Vectors];
+    for (int v = 0; v < Vectors; ++v) right[v] = load(b + v * kLanes);
+    for (int r = 0; r < Rows; ++r) {
+      const Vector left = broadcast(a[r * lda + k]);
+      for (int v = 0; v < Vectors; ++v) {
+        sums[r][v] = Words::multiply_add(sums[r][v], left, right[v]);
+      }
+    }
+  }
+  for (int r = 0; r < Rows; ++r) {
+    for (int v = 0; v < Vectors; ++v) store(c + r * p.ldc + v * kLanes, sums[r][v]);
+  }
+}
+
+template <typename Words, int Rows, int Vectors>
+void multiply_last_rows(const Product& p, std::int64_t row, std::int64_t column) {
+  if constexpr (Rows > 0) {
+    if (p.rows - row == Rows) {
+      multiply_block<Words, Rows, Vectors>(p, row, column);
+    } else {
+      multiply_last_rows<Words, Rows - 1, Vectors>(p, row, column);
+    }
+  }
+}
+
+/// From a column on, in blocks of so many vectors and then of fewer. All rows of a few columns
+/// together, so that these columns of B stay in the nearest cache.
+template <typename Words, int Vectors>
+void multiply_columns(const Product& p, std::int64_t column) {
+  constexpr int kRows = kBlockRows<Vectors>;
+  for (; column + Vectors * kLanes <= p.columns; column += Vectors * kLanes) {
+    std::int64_t row = 0;
+    for (; row + kRows <= p.rows; row += kRows) {
+      multiply_block<Words, kRows, Vectors>(p, row, column);
+    }
+    multiply_last_rows<Words, kRows - 1, Vectors>(p, row, column);
+  }
+  if constexpr (Vectors * kLanes > kStripe) multiply_columns<Words, Vectors / 2>(p, column);
+}
+
+template <typename Words>
+void multiply(const Product& p) {
+  multiply_columns<Words, kMostVectors>(p, 0);
+}
+
+/// 2^x for x <= 0; exactly 1 at 0. Polynomials of least relative error on [-1/2, 1/2]: 1e-7, and
+/// 3e-6 where the result is rounded to bf16.
+template <bool kCoarse>
+Vector exp2_negative(Vector x) {
+  x = most(broadcast(-200.0f), x);  // NaN stays
+  const Vector n = round(x);
+  const Vector f = x - n;
+  Vector y;
+  if constexpr (kCoarse) {
+    y = fma(broadcast(9.58286e-3f), f, broadcast(5.590643e-2f));
+    y = fma(y, f, broadcast(2.4024099e-1f));
+    y = fma(y, f, broadcast(6.9312419e-1f));
+  } else {
+    y = fma(broadcast(1.32647e-3f), f, broadcast(9.67151e-3f));
+    y = fma(y, f, broadcast(5.550734e-2f));
+    y = fma(y, f, broadcast(2.4022242e-1f));
+    y = fma(y, f, broadcast(6.9314698e-1f));
+  }
+  return scale(fma(y, f, broadcast(1.0f)), n);
+}
+
+inline Vector tanh(Vector x) {
+  const Bits sign = (Bits)x & 0x80000000u;
+  const Vector magnitude = (Vector)((Bits)x ^ sign);
+  const Vector e = exp2_negative<false>(magnitude * static_cast<float>(-2 * kLog2e));
+  return (Vector)((Bits)((1.0f - e) / (1.0f + e)) | sign);
+}
+
+/// A dot product as a logit in units of log2. `j` counts keys in the tile.
+inline Vector to_logit(const Logit& logit, const SoftmaxRow& row, Vector dot, std::int64_t j) {
+  constexpr auto kToLog2 = static_cast<float>(kLog2e);
+  if (logit.cap == 0 && !logit.alibi) return dot * (logit.factor * kToLog2);
+  Vector x = dot * logit.factor;
+  if (logit.cap != 0) x = tanh(x / logit.cap) * logit.cap;
+  if (logit.alibi) {
+    Integers away;
+    for (int lane = 0; lane < kLanes; ++lane) away[lane] = lane;
+    away += static_cast<std::int32_t>(row.distance + j);
+    x = fma(broadcast(row.slope), __builtin_convertvector(away, Vector), x);
+  }
+  return x * kToLog2;
+}
+
+template <typename Words>
+void store_weights(float* scores, std::int64_t j, Vector weights) {
+  if constexpr (kPairs<Words>) {
+    Words::store_rounded(reinterpret_cast<std::uint16_t*>(scores) + j, weights);
+  } else {
+    store(scores + j, weights);
+  }
+}
+
+/// Zeros after the weights, up to a multiple of so many words.
+template <typename Words, std::int64_t kDepthStep>
+void pad_weights(const SoftmaxRow& row) {
+  if constexpr (kPairs<Words> && kDepthStep > 1) {
+    for (std::int64_t j = row.columns; j % (2 * kDepthStep) != 0; j += kLanes) {
+      store_weights<Words>(row.scores, j, Vector{});
+    }
+  }
+}
+
+/// Only -inf and NaN so far: weights are 0 where the score is -inf.
+template <typename Words>
+[[gnu::noinline]] void soften_without_largest(const SoftmaxRow& row) {
+  for (std::int64_t j = 0; j < row.columns; j += kLanes) {
+    const Vector x = load(row.scores + j);
+    const Vector weights = x == -kInfinity ? Vector{} : x;
+    *row.sum += sum_lanes(weights);
+    store_weights<Words>(row.scores, j, weights);
+  }
+}
+
+template <typename Words, std::int64_t kDepthStep>
+void soften(const Logit& logit, const SoftmaxRow& row) {
+  float* scores = row.scores;
+  Vector largest_each = broadcast(*row.largest);
+  for (std::int64_t j = 0; j < row.columns; j += kLanes) {
+    Vector x = to_logit(logit, row, load(scores + j), j);
+    if (row.visible != nullptr) {
+      x = load_vector<Integers>(row.visible + j) != 0 ? x : broadcast(-kInfinity);
+    }
+    largest_each = most(x, largest_each);  // never NaN
+    store(scores + j, x);
+  }
+  const float largest = largest_lane(largest_each);
+  if (largest == -kInfinity) {
+    soften_without_largest<Words>(row);
+    return pad_weights<Words, kDepthStep>(row);
+  }
+
+  Vector sums = {};
+  for (std::int64_t j = 0; j < row.columns; j += kLanes) {
+    const Vector weights = exp2_negative<kPairs<Words>>(load(scores + j) - largest);
+    sums += weights;
+    store_weights<Words>(scores, j, weights);
+  }
+  pad_weights<Words, kDepthStep>(row);
+  const float sum = sum_lanes(sums);
+  if (*row.largest == largest) {
+    *row.sum += sum;
+    return;
+  }
+  const Vector decay = exp2_negative<false>(broadcast(*row.largest - largest));
+  *row.sum = *row.sum * decay[0] + sum;
+  *row.largest = largest;
+  // The product may be -0; adding 0 makes it 0.
+  for (std::int64_t c = 0; c < row.width; c += kLanes) {
+    store(row.out + c, fma(load(row.out + c), decay, Vector{}));
+  }
+}
+
+inline void combine(float* total, float before, const float* part, float after,
+                    std::int64_t width) {
+  for (std::int64_t c = 0; c < width; c += kLanes) {
+    store(total + c, fma(load(part + c), broadcast(after), load(total + c) * before));
+  }
+}
+
+/// Weight `j` of a row.
+template <typename Words>
+float weight(const float* weights, std::int64_t j) {
+  if constexpr (kPairs<Words>) {
+    return from_bf16(reinterpret_cast<const std::uint16_t*>(weights)[j]);
+  } else {
+    return weights[j];
+  }
+}
+
+template <typename Words>
+void add_visible(const float* weights, const std::int32_t* visible, std::int64_t keys,
+                 const float* values, float* out, std::int64_t width) {
+  for (std::int64_t j = 0; j < keys; ++j) {
+    if (visible[j] == 0) continue;
+    const Vector factor = broadcast(weight<Words>(weights, j));
+    for (std::int64_t c = 0; c < width; c += kLanes) {
+      Vector value = load(values + j / Words::kPerWord * width + c);
+      if constexpr (kPairs<Words>) {
+        value = (Vector)(j % 2 == 0 ? (Bits)value << 16 : (Bits)value & 0xffff0000u);
+      }
+      store(out + c, fma(factor, value, load(out + c)));
+    }
+  }
+}
+
+inline void store_row(DType dtype, void* target, const float* source, std::int64_t count) {
+  store_floats(dtype, target, source, count);
+}
+
+/// `kDepthStep`: the words that `multiply_words` takes at once.
+template <typename Words, std::int64_t kTile, std::int64_t kDepthStep = 1>
+constexpr TileMath make_math(double multiply_adds_per_us,
+                             void (*multiply_words)(const Product&) = multiply<Words>) {
+  return {kTile,
+          Words::kPerWord,
+          load_query<Words>,
+          load_keys<Words, kTile>,
+          load_values<Words, kDepthStep>,
+          all_finite<Words>,
+          multiply_words,
+          add_visible<Words>,
+          soften<Words, kDepthStep>,
+          combine,
+          store_row,
+          multiply_adds_per_us,
+          load_query<Floats>,
+          score_rows,
+          soften<Floats, 1>,
+          rows_finite,
+          add_rows};
+}
+
+}  // namespace
+}  // namespace octavo
