@@ -49,8 +49,9 @@ class Tiles {
 
 /// Up to two tiles of rows by two of columns. `c` may lie outside of the product.
 template <int Rows, int Columns>
-void multiply_tiles(const Product& p, std::int64_t row, std::int64_t column, float* c,
-                    std::int64_t ldc) {
+void multiply_tiles(const Product& p, std::int64_t row, std::int64_t rows, std::int64_t column,
+                    float* c, std::int64_t ldc) {
+  const auto [begin, end] = p.words(row, rows, Bf16Pairs::kPerWord, kSide);
   const float* a = p.a + row * p.lda;
   const float* b = p.b + column;
   const std::int64_t a_pitch = p.lda * 4;  // bytes
@@ -67,7 +68,7 @@ void multiply_tiles(const Product& p, std::int64_t row, std::int64_t column, flo
     if constexpr (Rows > 1) _tile_zero(2);
     if constexpr (Rows > 1 && Columns > 1) _tile_zero(3);
   }
-  for (std::int64_t k = 0; k < p.depth; k += kSide) {
+  for (std::int64_t k = begin; k < end; k += kSide) {
     _tile_loadd(4, a + k, a_pitch);
     _tile_loadd(6, b + k * p.ldb, b_pitch);
     _tile_dpbf16ps(0, 4, 6);
@@ -96,21 +97,26 @@ void multiply_last_tile(const Product& p, std::int64_t row, std::int64_t column)
   for (std::int64_t r = 0; p.accumulate && r < p.rows - row; ++r) {
     std::copy_n(place(r), kWidth, c + r * kWidth);
   }
-  multiply_tiles<1, Columns>(p, row, column, c, kWidth);
+  multiply_tiles<1, Columns>(p, row, p.rows - row, column, c, kWidth);
   for (std::int64_t r = 0; r < p.rows - row; ++r) std::copy_n(c + r * kWidth, kWidth, place(r));
 }
 
 template <int Columns>
 void multiply_tile_columns(const Product& p, std::int64_t column) {
+  constexpr std::int64_t kWidth = kSide * Columns;
   std::int64_t row = 0;
   float* c = p.c + column;
   for (; row + 2 * kSide <= p.rows; row += 2 * kSide) {
-    multiply_tiles<2, Columns>(p, row, column, c + row * p.ldc, p.ldc);
+    if (!p.wants(row, 2 * kSide, column, kWidth)) continue;
+    multiply_tiles<2, Columns>(p, row, 2 * kSide, column, c + row * p.ldc, p.ldc);
   }
   for (; row + kSide <= p.rows; row += kSide) {
-    multiply_tiles<1, Columns>(p, row, column, c + row * p.ldc, p.ldc);
+    if (!p.wants(row, kSide, column, kWidth)) continue;
+    multiply_tiles<1, Columns>(p, row, kSide, column, c + row * p.ldc, p.ldc);
   }
-  if (row < p.rows) multiply_last_tile<Columns>(p, row, column);
+  if (row < p.rows && p.wants(row, p.rows - row, column, kWidth)) {
+    multiply_last_tile<Columns>(p, row, column);
+  }
 }
 
 void multiply_on_tiles(const Product& p) {

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 
 #include "octavo/dtype.h"
 
@@ -26,6 +27,11 @@ constexpr std::int64_t padded(std::int64_t width) {
   for (std::int64_t i = 0; i < bytes; i += kCacheLine) __builtin_prefetch(row + i);
 }
 
+/// Keys of a tile: [begin, end).
+struct Span {
+  std::int32_t begin, end;
+};
+
 /// C [rows, columns] = A [rows, depth] . B [depth, columns], or C += it. Columns are a multiple of
 /// kStripe; each sum runs over depth in order. A and B are words of 32 bits: a float, or two bf16
 /// that are neighbours along the depth.
@@ -38,6 +44,24 @@ struct Product {
   float* c;
   std::int64_t ldc;
   bool accumulate;
+  /// [rows], null for all: the keys that a row sees, which neither begin nor end earlier than those
+  /// of the row before. The others are columns of C that nobody reads, or where A is 0.
+  const Span* columns_of = nullptr;
+  const Span* depth_of = nullptr;
+
+  /// Whether one of the rows [row, row + count) sees one of the columns [column, column + width).
+  bool wants(std::int64_t row, std::int64_t count, std::int64_t column, std::int64_t width) const {
+    return columns_of == nullptr ||
+           (columns_of[row].begin < column + width && columns_of[row + count - 1].end > column);
+  }
+  /// The words of A that are not 0 in some of the rows: begin and end, multiples of `step`.
+  std::pair<std::int64_t, std::int64_t> words(std::int64_t row, std::int64_t count,
+                                              std::int64_t per_word, std::int64_t step = 1) const {
+    if (depth_of == nullptr) return {0, depth};
+    const std::int64_t keys = per_word * step;
+    return {depth_of[row].begin / keys * step,
+            (depth_of[row + count - 1].end + keys - 1) / keys * step};
+  }
 };
 
 /// How a dot product becomes a logit: scaled, capped, with ALiBi's term.
@@ -61,6 +85,7 @@ struct InPlace {
 struct SoftmaxRow {
   float* scores;                ///< [columns]: dot products in, weights out
   std::int64_t columns;         ///< a multiple of kStripe
+  Span span;                    ///< holds the keys that the row sees
   const std::int32_t* visible;  ///< [columns]: -1 where the row sees the key, else 0; null: all
   float slope;                  ///< of ALiBi
   std::int64_t distance;        ///< position of the tile's first key less the query's

@@ -133,56 +133,68 @@ bool all_finite(const float* values, std::int64_t words) {
   return sum_lanes(sum + lower) == 0;
 }
 
+/// C's rows [row, row + Rows) and so many vectors, from B's row `begin` to `end`.
 template <typename Words, int Rows, int Vectors>
-[[gnu::noinline]] void multiply_block(const Product& p, std::int64_t row, std::int64_t column) {
+[[gnu::noinline]] void multiply_block(const Product& p, std::int64_t row, std::int64_t column,
+                                      std::int64_t begin, std::int64_t end) {
   const float* a = p.a + row * p.lda;
-  const float* b = p.b + column;
+  const float* b = p.b + begin * p.ldb + column;
   float* c = p.c + row * p.ldc + column;
   const std::int64_t lda = p.lda;
   const std::int64_t ldb = p.ldb;
+  const std::int64_t ldc = p.ldc;
   Vector sums[Rows][Vectors] = {};
   if (p.accumulate) {
+#pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) {
-      for (int v = 0; v < Vectors; ++v) sums[r][v] = load(c + r * p.ldc + v * kLanes);
+#pragma GCC unroll 4
+      for (int v = 0; v < Vectors; ++v) sums[r][v] = load(c + r * ldc + v * kLanes);
     }
   }
-  for (std::int64_t k = 0; k < p.depth; ++k, b += ldb) {
+  for (std::int64_t k = begin; k < end; ++k, b += ldb) {
     Vector right[Vectors];
+#pragma GCC unroll 4
     for (int v = 0; v < Vectors; ++v) right[v] = load(b + v * kLanes);
+#pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) {
       const Vector left = broadcast(a[r * lda + k]);
+#pragma GCC unroll 4
       for (int v = 0; v < Vectors; ++v) {
         sums[r][v] = Words::multiply_add(sums[r][v], left, right[v]);
       }
     }
   }
+#pragma GCC unroll 8
   for (int r = 0; r < Rows; ++r) {
-    for (int v = 0; v < Vectors; ++v) store(c + r * p.ldc + v * kLanes, sums[r][v]);
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) store(c + r * ldc + v * kLanes, sums[r][v]);
   }
 }
 
+/// As many rows as `rows` says, up to Rows.
 template <typename Words, int Rows, int Vectors>
-void multiply_last_rows(const Product& p, std::int64_t row, std::int64_t column) {
+void multiply_rows(const Product& p, std::int64_t row, std::int64_t rows, std::int64_t column) {
   if constexpr (Rows > 0) {
-    if (p.rows - row == Rows) {
-      multiply_block<Words, Rows, Vectors>(p, row, column);
-    } else {
-      multiply_last_rows<Words, Rows - 1, Vectors>(p, row, column);
-    }
+    if (rows != Rows) return multiply_rows<Words, Rows - 1, Vectors>(p, row, rows, column);
+    if (!p.wants(row, rows, column, Vectors * kLanes)) return;
+    const auto [begin, end] = p.words(row, rows, Words::kPerWord);
+    multiply_block<Words, Rows, Vectors>(p, row, column, begin, end);
   }
 }
 
 /// From a column on, in blocks of so many vectors and then of fewer. All rows of a few columns
-/// together, so that these columns of B stay in the nearest cache.
+/// together, so that these columns of B stay in the nearest cache; the last rows in blocks of about
+/// the same height, as low ones are slow.
 template <typename Words, int Vectors>
 void multiply_columns(const Product& p, std::int64_t column) {
-  constexpr int kRows = kBlockRows<Vectors>;
+  constexpr std::int64_t kRows = kBlockRows<Vectors>;
   for (; column + Vectors * kLanes <= p.columns; column += Vectors * kLanes) {
-    std::int64_t row = 0;
-    for (; row + kRows <= p.rows; row += kRows) {
-      multiply_block<Words, kRows, Vectors>(p, row, column);
+    std::int64_t rows;
+    for (std::int64_t row = 0; row < p.rows; row += rows) {
+      const std::int64_t rest = p.rows - row;
+      rows = rest <= kRows ? rest : rest < 2 * kRows ? (rest + 1) / 2 : kRows;
+      multiply_rows<Words, kRows, Vectors>(p, row, rows, column);
     }
-    multiply_last_rows<Words, kRows - 1, Vectors>(p, row, column);
   }
   if constexpr (Vectors * kLanes > kStripe) multiply_columns<Words, Vectors / 2>(p, column);
 }
@@ -192,8 +204,8 @@ void multiply(const Product& p) {
   multiply_columns<Words, kMostVectors>(p, 0);
 }
 
-/// 2^x for x <= 0; exactly 1 at 0. Polynomials of least relative error on [-1/2, 1/2]: 1e-7, and
-/// 3e-6 where the result is rounded to bf16.
+/// 2^x for x <= 0 but for rounding; exactly 1 at 0. Polynomials of least relative error on [-1/2,
+/// 1/2]: 1e-7, and 3e-6 where the result is rounded to bf16.
 template <bool kCoarse>
 Vector exp2_negative(Vector x) {
   x = most(broadcast(-200.0f), x);  // NaN stays
@@ -222,8 +234,6 @@ inline Vector tanh(Vector x) {
 
 /// A dot product as a logit in units of log2. `j` counts keys in the tile.
 inline Vector to_logit(const Logit& logit, const SoftmaxRow& row, Vector dot, std::int64_t j) {
-  constexpr auto kToLog2 = static_cast<float>(kLog2e);
-  if (logit.cap == 0 && !logit.alibi) return dot * (logit.factor * kToLog2);
   Vector x = dot * logit.factor;
   if (logit.cap != 0) x = tanh(x / logit.cap) * logit.cap;
   if (logit.alibi) {
@@ -232,7 +242,7 @@ inline Vector to_logit(const Logit& logit, const SoftmaxRow& row, Vector dot, st
     away += static_cast<std::int32_t>(row.distance + j);
     x = fma(broadcast(row.slope), __builtin_convertvector(away, Vector), x);
   }
-  return x * kToLog2;
+  return x * static_cast<float>(kLog2e);
 }
 
 template <typename Words>
@@ -244,53 +254,22 @@ void store_weights(float* scores, std::int64_t j, Vector weights) {
   }
 }
 
-/// Zeros after the weights, up to a multiple of so many words.
-template <typename Words, std::int64_t kDepthStep>
-void pad_weights(const SoftmaxRow& row) {
-  if constexpr (kPairs<Words> && kDepthStep > 1) {
-    for (std::int64_t j = row.columns; j % (2 * kDepthStep) != 0; j += kLanes) {
-      store_weights<Words>(row.scores, j, Vector{});
-    }
-  }
-}
-
-/// Only -inf and NaN so far: weights are 0 where the score is -inf.
-template <typename Words>
-[[gnu::noinline]] void soften_without_largest(const SoftmaxRow& row) {
-  for (std::int64_t j = 0; j < row.columns; j += kLanes) {
-    const Vector x = load(row.scores + j);
-    const Vector weights = x == -kInfinity ? Vector{} : x;
-    *row.sum += sum_lanes(weights);
-    store_weights<Words>(row.scores, j, weights);
-  }
-}
-
-template <typename Words, std::int64_t kDepthStep>
-void soften(const Logit& logit, const SoftmaxRow& row) {
-  float* scores = row.scores;
-  Vector largest_each = broadcast(*row.largest);
-  for (std::int64_t j = 0; j < row.columns; j += kLanes) {
-    Vector x = to_logit(logit, row, load(scores + j), j);
-    if (row.visible != nullptr) {
-      x = load_vector<Integers>(row.visible + j) != 0 ? x : broadcast(-kInfinity);
-    }
-    largest_each = most(x, largest_each);  // never NaN
-    store(scores + j, x);
-  }
-  const float largest = largest_lane(largest_each);
-  if (largest == -kInfinity) {
-    soften_without_largest<Words>(row);
-    return pad_weights<Words, kDepthStep>(row);
-  }
-
+/// Scores [begin, end) become weights; returns their sum.
+template <typename Words, typename Weigh>
+[[gnu::always_inline]] inline float weigh(float* scores, std::int64_t begin, std::int64_t end,
+                                          const Weigh& weigh_each) {
   Vector sums = {};
-  for (std::int64_t j = 0; j < row.columns; j += kLanes) {
-    const Vector weights = exp2_negative<kPairs<Words>>(load(scores + j) - largest);
+#pragma GCC unroll 8
+  for (std::int64_t j = begin; j < end; j += kLanes) {
+    const Vector weights = weigh_each(load(scores + j));
     sums += weights;
     store_weights<Words>(scores, j, weights);
   }
-  pad_weights<Words, kDepthStep>(row);
-  const float sum = sum_lanes(sums);
+  return sum_lanes(sums);
+}
+
+/// The sum and the output so far, and what is added to the sum, come to a larger score.
+inline void grow(const SoftmaxRow& row, float largest, float sum) {
   if (*row.largest == largest) {
     *row.sum += sum;
     return;
@@ -302,6 +281,57 @@ void soften(const Logit& logit, const SoftmaxRow& row) {
   for (std::int64_t c = 0; c < row.width; c += kLanes) {
     store(row.out + c, fma(load(row.out + c), decay, Vector{}));
   }
+}
+
+/// Dot products [begin, end), of which each largest was found, become weights.
+template <typename Words>
+[[gnu::always_inline]] inline void weigh_row(const SoftmaxRow& row, Vector largest_each,
+                                             float factor, std::int64_t begin, std::int64_t end) {
+  const float largest = std::max(largest_lane(largest_each) * factor, *row.largest);
+  if (largest == -kInfinity) {  // only -inf and NaN so far
+    *row.sum += weigh<Words>(row.scores, begin, end,
+                             [](Vector x) { return x == -kInfinity ? Vector{} : x; });
+    return;
+  }
+  const Vector less = broadcast(-largest);
+  const float sum = weigh<Words>(row.scores, begin, end, [&](Vector x) {
+    return exp2_negative<kPairs<Words>>(fma(x, broadcast(factor), less));
+  });
+  grow(row, largest, sum);
+}
+
+/// Dot products are scaled no earlier than their exponentials are taken, where nothing else is done
+/// to them. `kDepthStep`: the words of weights that `multiply` takes at once.
+template <typename Words, std::int64_t kTile, std::int64_t kDepthStep>
+void soften(const Logit& logit, const SoftmaxRow& row) {
+  float* scores = row.scores;
+  const bool plain = logit.cap == 0 && !logit.alibi && logit.factor > 0;
+  const float factor = plain ? logit.factor * static_cast<float>(kLog2e) : 1;
+  Vector largest_each = broadcast(-kInfinity);
+  if (plain && row.visible == nullptr && row.columns == kTile) {
+#pragma GCC unroll 8
+    for (std::int64_t j = 0; j < kTile; j += kLanes) {
+      largest_each = most(load(scores + j), largest_each);  // never NaN
+    }
+    return weigh_row<Words>(row, largest_each, factor, 0, kTile);
+  }
+
+  const std::int64_t begin = row.span.begin / kLanes * kLanes;
+  const std::int64_t end = (row.span.end + kLanes - 1) / kLanes * kLanes;
+  for (std::int64_t j = begin; j < end; j += kLanes) {
+    Vector x = load(scores + j);
+    if (!plain) x = to_logit(logit, row, x, j);
+    if (row.visible != nullptr) {
+      x = load_vector<Integers>(row.visible + j) != 0 ? x : broadcast(-kInfinity);
+    }
+    store(scores + j, x);
+    largest_each = most(x, largest_each);
+  }
+  weigh_row<Words>(row, largest_each, factor, begin, end);
+  const std::int64_t words = (row.columns + Words::kPerWord - 1) / Words::kPerWord;
+  const std::int64_t whole = (words + kDepthStep - 1) / kDepthStep * kDepthStep * Words::kPerWord;
+  for (std::int64_t j = 0; j < begin; j += kLanes) store_weights<Words>(scores, j, Vector{});
+  for (std::int64_t j = end; j < whole; j += kLanes) store_weights<Words>(scores, j, Vector{});
 }
 
 inline void combine(float* total, float before, const float* part, float after,
@@ -353,13 +383,13 @@ constexpr TileMath make_math(double multiply_adds_per_us,
           all_finite<Words>,
           multiply_words,
           add_visible<Words>,
-          soften<Words, kDepthStep>,
+          soften<Words, kTile, kDepthStep>,
           combine,
           store_row,
           multiply_adds_per_us,
           load_query<Floats>,
           score_rows,
-          soften<Floats, 1>,
+          soften<Floats, kTile, 1>,
           rows_finite,
           add_rows};
 }

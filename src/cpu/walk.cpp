@@ -25,7 +25,7 @@
 namespace octavo {
 namespace {
 
-constexpr std::int64_t kRows = 128;       // most rows of a block
+constexpr std::int64_t kRows = 256;       // most rows of a block
 constexpr std::int64_t kFewestRows = 32;  // fewer would make loading keys as dear as using them
 constexpr std::int64_t kSplit = 1024;     // tokens
 constexpr std::int64_t kFewRows = 8;      // of a request and KV head: packing K and V does not pay
@@ -198,15 +198,20 @@ class Walk {
     const std::int64_t columns = padded(keys);
     const bool masked = p_.mask.kind == MaskKind::bits || columns != keys ||
                         ranges_[first].end < tile + keys || ranges_[last - 1].begin > tile;
-    const std::byte* rows[2 * kMostTile + kAhead];  // keys, values, keys of the next tile
+    const std::byte* rows[3 * kMostTile];  // keys, values, keys of the next tile
     find_tile(tile, keys, rows);
-    score(first, last, keys, rows);
     for (std::int64_t r = first; r < last; ++r) {
+      spans_[r] = {static_cast<std::int32_t>(std::max<std::int64_t>(ranges_[r].begin - tile, 0)),
+                   static_cast<std::int32_t>(std::min(ranges_[r].end - tile, keys))};
+    }
+    score(first, last, keys, masked, rows);
+    for (std::int64_t r = first; r < last; ++r) {
+      if (!in_place_) fetch_share(rows + keys, 2 * keys, r - first, last - first);
       if (masked) find_visible(r, tile, keys);
       const float slope =
           p_.alibi ? call_.arguments.alibi_slopes[static_cast<std::size_t>(head(r))] : 0;
       const auto soften = in_place_ ? math_.soften_to_floats : math_.soften;
-      soften(logit_, {scores(r), columns, masked ? visible_ : nullptr, slope,
+      soften(logit_, {scores(r), columns, spans_[r], masked ? visible_ : nullptr, slope,
                       tile - request_.position(token(r)), part_.largest + r, part_.sum + r,
                       part_.out + r * width_, width_});
     }
@@ -217,9 +222,18 @@ class Walk {
     }
   }
 
+  /// Fetches one of so many shares of the values and next keys. Inlined for the reason of `fetch`.
+  [[gnu::always_inline]] inline void fetch_share(const std::byte* const* rows, std::int64_t count,
+                                                 std::int64_t share, std::int64_t shares) const {
+    const std::int64_t bytes = std::min(p_.d, p_.dv) * static_cast<std::int64_t>(size_of(p_.kv));
+    for (std::int64_t i = count * share / shares; i < count * (share + 1) / shares; ++i) {
+      fetch(rows[i], bytes);
+    }
+  }
+
   float* scores(std::int64_t row) const { return scratch_.scores + row * math_.tile; }
 
-  void score(std::int64_t first, std::int64_t last, std::int64_t keys,
+  void score(std::int64_t first, std::int64_t last, std::int64_t keys, bool masked,
              const std::byte* const* rows) {
     const float* q = scratch_.q + first * q_pitch_;
     if (in_place_) {
@@ -229,7 +243,8 @@ class Walk {
     }
     math_.load_keys(p_.kv, rows, keys, p_.d, scratch_.key_rows, scratch_.k);
     math_.multiply({last - first, padded(keys), math_.words(p_.d), q, q_pitch_, scratch_.k,
-                    math_.tile, scores(first), math_.tile, false});
+                    math_.tile, scores(first), math_.tile, false,
+                    masked ? spans_ + first : nullptr});
   }
 
   void add_packed(std::int64_t first, std::int64_t last, std::int64_t tile, std::int64_t keys,
@@ -237,7 +252,8 @@ class Walk {
     math_.load_values(p_.kv, values, keys, p_.dv, scratch_.v);
     if (!masked || math_.all_finite(scratch_.v, math_.words(keys) * width_)) {
       math_.multiply({last - first, width_, math_.words(keys), scores(first), math_.tile,
-                      scratch_.v, width_, part_.out + first * width_, width_, true});
+                      scratch_.v, width_, part_.out + first * width_, width_, true, nullptr,
+                      masked ? spans_ + first : nullptr});
       return;
     }
     // A hidden value may be infinite or NaN, and then 0 times it is not 0.
@@ -255,7 +271,7 @@ class Walk {
     };
     find(call_.arguments.k, tile, keys, rows);
     find(call_.arguments.v, tile, keys, rows + keys);
-    find(call_.arguments.k, tile + keys, kAhead, rows + 2 * keys);
+    find(call_.arguments.k, tile + keys, kMostTile, rows + 2 * keys);
   }
 
   bool sees(std::int64_t row, std::int64_t key) const {
@@ -273,8 +289,7 @@ class Walk {
       }
       return;
     }
-    const auto begin = static_cast<std::int32_t>(ranges_[r].begin - tile);
-    const auto end = static_cast<std::int32_t>(std::min(ranges_[r].end - tile, keys));
+    const auto [begin, end] = spans_[r];
     for (std::int32_t j = 0; j < columns; ++j) visible_[j] = j >= begin && j < end ? -1 : 0;
   }
 
@@ -360,7 +375,8 @@ class Walk {
   State total_;
   State part_;
   Logit logit_;
-  KeyRange ranges_[kRows];
+  KeyRange ranges_[kRows];  // what each row sees
+  Span spans_[kRows];       // of that, in the tile
   std::int32_t visible_[kMostTile];
 };
 
