@@ -12,7 +12,7 @@ BYTES = {"f32": 4, "f16": 2, "bf16": 2, "e4m3": 1, "e5m2": 1}
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A line of a file of cases. `words` are the keys and flags of the problem as they stand there."""
+    """A line of a file of cases. `words`: the keys and flags of the problem, as they stand there."""
 
     name: str
     problem: str
@@ -115,9 +115,9 @@ def read(file: Path) -> list[Case]:
 
 
 def floor(case: Case, limits: dict) -> tuple[float, bool]:
-    """The least seconds that the limits leave for a case, and whether reading KV is what takes them.
+    """The least seconds that the limits leave for a case, and whether reading KV takes them.
 
-    `limits`: what `octavo bench --limits --json` prints, which `octavo bench --cases` applies alike.
+    `limits`: what `octavo bench --limits --json` prints. The command line has the same formula.
     """
     flops, kv_bytes = case.work()
     rates = [limits["fma_gflops"]]

@@ -3,10 +3,11 @@
     python bench/peers.py                                 every case of cases.txt
     python bench/peers.py --match decode --json out.json  those with "decode" in their name
 
-Every implementation runs each case on the same numbers and threads, in turns, round after round; the
-times are medians of calls from Python, without what an engine does once per batch: Octavo's plan and
-vLLM's schedule. Peers keep K and V as they like them: vLLM in blocks of 128 tokens, PyTorch dense, and
-requests of equal lengths as one batch. Results must agree with Octavo's, or the exit code is 1.
+Every implementation runs each case on the same numbers and threads, in turns, round after round.
+Times are medians of calls from Python, without what an engine does once per batch: Octavo's plan
+and vLLM's schedule. Peers keep K and V as they like them: vLLM in blocks of 128 tokens, PyTorch
+dense, with requests of equal lengths as one batch. Results must agree with Octavo's, or the exit
+code is 1.
 """
 
 from __future__ import annotations
@@ -403,7 +404,7 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--cases", type=Path, default=Path(__file__).with_name("cases.txt"))
-    parser.add_argument("--match", default="", help="of the cases, those with the text in their name")
+    parser.add_argument("--match", default="", help="only cases with the text in their name")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--json", type=Path, help="a file for everything measured")
@@ -452,6 +453,8 @@ def main() -> int:
     for case in chosen:
         report["cases"].append(compare(case, limits, peers, arguments.rounds))
         print(line(report["cases"][-1], peers, width), flush=True)
+    if any(row["bound"] == "compute" and row["share"] > 1 for row in report["cases"]):
+        print("More than the processor can do: other work ran while the limits were measured.")
     if arguments.json:
         arguments.json.write_text(json.dumps(report, indent=1) + "\n")
     agree = all(

@@ -58,7 +58,9 @@ file(WRITE ${cases}.bad "no bar\n")
 run_bench(2 --cases ${cases}.bad)
 file(WRITE ${cases}.bad "bad dtype | paged q=f31 hq=1 d=8 q_len=1 kv_len=1\n")
 run_bench(2 --cases ${cases}.bad)
-file(WRITE ${cases}.bad "a | paged q=f32 hq=1 d=8 q_len=1 kv_len=1\na | ragged q=f32 hq=1 d=8 q_len=1 kv_len=1\n")
+file(WRITE ${cases}.bad "a | paged q=f32 hq=1 d=8 q_len=1 kv_len=1
+a | ragged q=f32 hq=1 d=8 q_len=1 kv_len=1
+")
 run_bench(2 --cases ${cases}.bad)
 run_bench(2 --cases ${cases}.missing)
 run_bench(2 --cases ${cases} --match nothing)
