@@ -22,12 +22,12 @@ install_missing() {
 python_environment() {
   local stamp=build/venv/requirements
   mkdir -p build
-  if ! cat requirements/*.txt | cmp -s - "$stamp"; then
+  if ! cat requirements/engine.txt requirements/test.txt | cmp -s - "$stamp"; then
     rm -rf build/venv
     python3 -m venv build/venv &&
       build/venv/bin/pip install -q --disable-pip-version-check --no-deps -r requirements/engine.txt &&
       build/venv/bin/pip install -q --disable-pip-version-check -r requirements/test.txt &&
-      cat requirements/*.txt >"$stamp" || return 1
+      cat requirements/engine.txt requirements/test.txt >"$stamp" || return 1
   fi
   CMAKE_BUILD_PARALLEL_LEVEL=$(nproc) build/venv/bin/pip install -q --disable-pip-version-check \
     --no-build-isolation --no-deps .

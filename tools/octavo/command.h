@@ -26,6 +26,9 @@ struct Options {
   std::string kernel;  ///< a name, `all`, or empty for the selected one
   std::optional<std::uint64_t> seed;
   std::optional<std::uint64_t> random;
+  std::string cases;  ///< a file of named problems, see bench/cases.txt
+  std::string match;  ///< of these, those with the text in their name
+  bool limits = false;
   bool json = false;
   bool help = false;
 };

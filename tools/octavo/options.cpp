@@ -24,13 +24,26 @@ void check(const Options& o) {
     }
   };
   const bool verify = o.command == "verify";
-  only_for(o.seed.has_value(), "--seed", verify || o.command == "bench");
+  const bool bench = o.command == "bench";
+  only_for(o.seed.has_value(), "--seed", verify || bench);
+  only_for(!o.cases.empty(), "--cases", bench);
+  only_for(!o.match.empty(), "--match", bench);
+  only_for(o.limits, "--limits", bench);
   only_for(o.random.has_value(), "--random", verify);
   only_for(!o.kernel.empty(), "--kernel", o.command != "devices");
   only_for(o.kernel == "all", "--kernel all", verify);
   only_for(!o.problem.empty(), "problem", o.command != "devices");
   if (o.random && !o.problem.empty()) throw UsageError{"--random draws its own problems"};
   if (o.random && *o.random == 0) throw UsageError{"--random=0: at least 1"};
+  if (!o.cases.empty() && !o.problem.empty()) throw UsageError{"--cases reads its own problems"};
+  if (!o.match.empty() && o.cases.empty()) throw UsageError{"--match picks from --cases"};
+  if (o.limits && (o.seed || !(o.problem + o.cases + o.kernel).empty())) {
+    throw UsageError{"--limits stands alone"};
+  }
+  if ((o.limits || !o.cases.empty()) && o.device != "cpu") {
+    throw UsageError{"limits are measured on the device cpu only"};
+  }
+  if (o.limits || !o.cases.empty()) return;
   if (o.command != "devices" && o.problem.empty() && !o.random) {
     throw UsageError{"`octavo " + o.command + "` needs a problem"};
   }
@@ -50,6 +63,10 @@ Options parse_options(int count, char** words) {
       o.json = true;
       continue;
     }
+    if (word == "--limits") {
+      o.limits = true;
+      continue;
+    }
     if (!word.starts_with("-")) {
       if (o.command.empty()) {
         o.command = word;
@@ -62,7 +79,7 @@ Options parse_options(int count, char** words) {
     const std::size_t equals = word.find('=');
     const std::string_view option = word.substr(0, equals);
     if (option != "--device" && option != "--kernel" && option != "--seed" &&
-        option != "--random") {
+        option != "--random" && option != "--cases" && option != "--match") {
       throw UsageError{"unknown option " + std::string(word)};
     }
     if (equals == std::string_view::npos && i + 1 == count) {
@@ -73,6 +90,8 @@ Options parse_options(int count, char** words) {
     if (value.empty()) throw UsageError{std::string(option) + " needs a value"};
     if (option == "--device") o.device = value;
     if (option == "--kernel") o.kernel = value;
+    if (option == "--cases") o.cases = value;
+    if (option == "--match") o.match = value;
     if (option == "--seed") o.seed = parse_count(option, value);
     if (option == "--random") o.random = parse_count(option, value);
   }
