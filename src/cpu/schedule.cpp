@@ -34,6 +34,22 @@ std::int64_t rows_of_blocks(const Call& call, const Tiling& tiling, int threads)
   return rows;
 }
 
+/// Heads of a block of few rows: as many as allowed, or fewer to have enough items for the threads.
+std::int64_t heads_of_blocks(const Call& call, const Tiling& tiling, int threads) {
+  const Problem& p = call.problem;
+  const std::int64_t group = p.group();
+  std::int64_t heads = std::min(tiling.most_heads, p.hkv);
+  for (; heads > 1; heads = (heads + 1) / 2) {
+    std::int64_t items = 0;
+    for (const Request& request : call.requests) {
+      const bool few = request.q_len * group <= tiling.few_rows;
+      items += ceil_div(request.kv_len, tiling.split) * ceil_div(p.hkv, few ? heads : 1);
+    }
+    if (static_cast<double>(items) >= kItemsPerThread * threads) break;
+  }
+  return heads;
+}
+
 }  // namespace
 
 std::size_t Schedule::workspace(const Problem& p, const Tiling& tiling) {
@@ -54,19 +70,28 @@ Schedule::Schedule(const Call& call, const Tiling& tiling, int threads) {
 }
 
 void Schedule::make_blocks(const Call& call, const Tiling& tiling, int threads) {
-  const Problem& p = call.problem;
-  const std::int64_t most = rows_of_blocks(call, tiling, threads);
+  const std::int64_t most_rows = rows_of_blocks(call, tiling, threads);
+  const std::int64_t heads = heads_of_blocks(call, tiling, threads);
   for (const Request& request : call.requests) {
-    const std::int64_t rows = request.q_len * p.group();
-    for (std::int64_t begin = 0; begin < rows; begin += most) {
-      const std::int64_t count = std::min(most, rows - begin);
-      const KeyRange keys = keys_of_rows(p, request, begin, begin + count);
-      const double cost =
-          (static_cast<double>(count) + kLoadRows) * static_cast<double>(keys.end - keys.begin + 1);
-      for (std::int64_t head = 0; head < p.hkv; ++head) {
-        blocks_.push_back({&request, head, begin, count, keys, cost, keys.begin / tiling.split,
-                           ceil_div(keys.end, tiling.split)});
-      }
+    const bool few = request.q_len * call.problem.group() <= tiling.few_rows;
+    add_blocks(call, tiling, request, few ? heads : 1, most_rows);
+  }
+}
+
+void Schedule::add_blocks(const Call& call, const Tiling& tiling, const Request& request,
+                          std::int64_t heads, std::int64_t most_rows) {
+  const Problem& p = call.problem;
+  const std::int64_t rows = request.q_len * p.group();
+  for (std::int64_t begin = 0; begin < rows; begin += most_rows) {
+    const std::int64_t count = std::min(most_rows, rows - begin);
+    const KeyRange keys = keys_of_rows(p, request, begin, begin + count);
+    const double cost =
+        (static_cast<double>(count) + kLoadRows) * static_cast<double>(keys.end - keys.begin + 1);
+    for (std::int64_t head = 0; head < p.hkv; head += heads) {
+      const std::int64_t together = std::min(heads, p.hkv - head);
+      blocks_.push_back({&request, head, together, begin, count * together, keys,
+                         cost * static_cast<double>(together), keys.begin / tiling.split,
+                         ceil_div(keys.end, tiling.split)});
     }
   }
 }

@@ -10,14 +10,15 @@
 
 namespace octavo {
 
-/// Some rows of one request and KV head. Its rows are query tokens times the heads of the GQA
-/// group, packed: row = token * group + head within the group.
+/// Some rows of one request and KV head, or all rows of several heads. The rows of a head are query
+/// tokens times the heads of its GQA group, packed: row = token * group + head within the group.
 struct Block {
   const Request* request;
-  std::int64_t kv_head;
+  std::int64_t kv_head;  ///< the first
+  std::int64_t heads;
   std::int64_t row_begin;
-  std::int64_t rows;
-  KeyRange keys;  ///< what its rows see together
+  std::int64_t rows;  ///< of all heads
+  KeyRange keys;      ///< what its rows see together
   double cost;
   std::int64_t split_begin, split_end;  ///< those that have some of its keys
   /// Where its splits are items of their own: their partial results, and how many are missing.
@@ -34,6 +35,8 @@ struct Item {
 };
 
 struct Tiling {
+  std::int64_t few_rows;        ///< of a request and KV head: up to so many, heads share a block
+  std::int64_t most_heads;      ///< of such a block
   std::int64_t most_rows;       ///< of a block
   std::int64_t fewest_rows;     ///< of a block that was made smaller to have one for each thread
   std::int64_t split;           ///< tokens in a KV split
@@ -56,6 +59,8 @@ class Schedule {
 
  private:
   void make_blocks(const Call& call, const Tiling& tiling, int threads);
+  void add_blocks(const Call& call, const Tiling& tiling, const Request& request,
+                  std::int64_t heads, std::int64_t most_rows);
   void share_long_blocks(const Call& call, const Tiling& tiling, int threads);
 
   std::vector<Block> blocks_;

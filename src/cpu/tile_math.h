@@ -19,12 +19,13 @@ constexpr std::int64_t padded(std::int64_t width) {
   return (width + kStripe - 1) / kStripe * kStripe;
 }
 
-/// Starts to fetch a row that is loaded soon. Always inlined, because GCC drops calls of a function
-/// that does nothing but prefetch.
+/// Starts to fetch a row that is loaded soon, into the second cache: more of its lines can be on
+/// their way than of the first's. Always inlined, because GCC drops calls of a function that does
+/// nothing but prefetch.
 [[gnu::always_inline]] inline void fetch(const std::byte* row, std::int64_t bytes) {
   constexpr std::int64_t kCacheLine = 64;
   if (row == nullptr) return;
-  for (std::int64_t i = 0; i < bytes; i += kCacheLine) __builtin_prefetch(row + i);
+  for (std::int64_t i = 0; i < bytes; i += kCacheLine) __builtin_prefetch(row + i, 0, 2);
 }
 
 /// Keys of a tile: [begin, end).
@@ -71,14 +72,17 @@ struct Logit {
   bool alibi = false;
 };
 
-/// Rows of K or V where they lie; a null row is left out: its scores are 0, its values add nothing.
+/// Rows of K or V of some heads where they lie. Those of a null token are left out: its scores are
+/// 0, its values add nothing.
 struct InPlace {
   DType dtype;
-  const std::byte* const* tokens;  ///< [keys + kAhead]: the last are those loaded next
+  const std::byte* const* tokens;  ///< [keys + kAhead]: of the first head; the last come next
   std::int64_t keys;
-  std::int64_t rows;   ///< of queries
-  std::int64_t width;  ///< of a token: d or dv
-  std::int64_t pitch;  ///< floats from row to row of Q or O
+  std::int64_t heads;
+  std::int64_t head_stride;  ///< bytes
+  std::int64_t rows;         ///< of queries, for each head
+  std::int64_t width;        ///< of a token and head: d or dv
+  std::int64_t pitch;        ///< floats from row to row of Q or O
 };
 
 /// What one tile does to a row of queries.
@@ -124,16 +128,17 @@ struct TileMath {
   void (*store)(DType dtype, void* target, const float* source, std::int64_t count);
   double multiply_adds_per_us;  ///< of a thread on long prompts, to within a factor of 2
 
-  // For few rows: K and V where they lie, everything in floats. Null where it does not pay.
+  // For few rows: K and V where they lie, everything in floats. Null where it does not pay. Rows of
+  // Q, weights and O are [heads, rows].
   void (*load_floats)(DType dtype, const std::byte* row, std::int64_t d, float* target) = nullptr;
-  /// Scores [rows, scores_pitch]; columns up to the next multiple of kStripe are written.
-  void (*score_rows)(const InPlace& keys, const float* q, float* scores,
-                     std::int64_t scores_pitch) = nullptr;
+  /// Scores, `scores_pitch` apart; columns up to the next multiple of kStripe are written.
+  void (*score_in_place)(const InPlace& keys, const float* q, float* scores,
+                         std::int64_t scores_pitch) = nullptr;
   void (*soften_to_floats)(const Logit& logit, const SoftmaxRow& row) = nullptr;
-  bool (*rows_finite)(const InPlace& values) = nullptr;
+  bool (*finite_in_place)(const InPlace& values) = nullptr;
   /// out += weights . V
-  void (*add_rows)(const InPlace& values, const float* weights, std::int64_t weights_pitch,
-                   float* out) = nullptr;
+  void (*add_in_place)(const InPlace& values, const float* weights, std::int64_t weights_pitch,
+                       float* out) = nullptr;
 };
 
 /// Of the portable kernel: the instance for this processor's widest vectors. The bits are the same

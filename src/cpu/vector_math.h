@@ -388,10 +388,10 @@ constexpr TileMath make_math(double multiply_adds_per_us,
           store_row,
           multiply_adds_per_us,
           load_query<Floats>,
-          score_rows,
+          score_in_place,
           soften<Floats, kTile, 1>,
-          rows_finite,
-          add_rows};
+          finite_in_place,
+          add_in_place};
 }
 
 }  // namespace

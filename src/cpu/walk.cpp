@@ -31,8 +31,15 @@ constexpr std::int64_t kSplit = 1024;     // tokens
 constexpr std::int64_t kFewRows = 8;      // of a request and KV head: packing K and V does not pay
 constexpr float kNegativeInfinity = -std::numeric_limits<float>::infinity();
 
-Tiling tiling_of(const Problem& p) {
-  return {kRows, kFewestRows, p.split != 0 ? p.split : kSplit, padded(p.dv) + 2};
+std::int64_t split_of(const Problem& p) { return p.split != 0 ? p.split : kSplit; }
+
+/// Up to so many rows of a request and KV head take K and V where they lie.
+std::int64_t few_rows(const Problem& p, const TileMath& math) {
+  return math.score_in_place != nullptr && !p.invariant ? kFewRows : 0;
+}
+
+Tiling tiling_of(const Problem& p, std::int64_t few_rows, std::int64_t most_heads) {
+  return {few_rows, most_heads, kRows, kFewestRows, split_of(p), padded(p.dv) + 2};
 }
 
 /// Running softmax of a block: O [rows, width] and, in units of log2, the largest score of each row
@@ -122,17 +129,11 @@ class Walk {
         math_(math),
         scratch_(scratch),
         width_(padded(p_.dv)),
-        in_place_(math.score_rows != nullptr && !p_.invariant &&
-                  block.request->q_len * p_.group() <= kFewRows),
+        in_place_(block.request->q_len * p_.group() <= few_rows(p_, math)),
         q_pitch_(padded(in_place_ ? p_.d : math.words(p_.d))),
-        split_(tiling_of(p_).split),
+        split_(split_of(p_)),
         total_(State::at(scratch.total, block.rows, width_)),
-        part_(State::at(scratch.part, block.rows, width_)) {
-    const double factor = p_.softmax_scale() *
-                          scale_of(call.arguments.q_scale, p_.q_scale, block.kv_head) *
-                          scale_of(call.arguments.k_scale, p_.k_scale, block.kv_head);
-    logit_ = {static_cast<float>(factor), static_cast<float>(p_.cap.value_or(0)), p_.alibi};
-  }
+        part_(State::at(scratch.part, block.rows, width_)) {}
 
   void run(std::int64_t split) {
     load_queries();
@@ -155,26 +156,50 @@ class Walk {
   }
 
  private:
-  std::int64_t token(std::int64_t row) const { return (block_.row_begin + row) / p_.group(); }
-  std::int64_t head(std::int64_t row) const {
-    return block_.kv_head * p_.group() + (block_.row_begin + row) % p_.group();
-  }
+  /// What is the same for all keys.
+  struct Row {
+    std::int64_t query;  // its row of Q and of the output
+    std::int64_t head;
+    std::int64_t position;
+    KeyRange keys;  // that it sees
+    Logit logit;
+    float slope;  // of ALiBi
+  };
+
   State partial(std::int64_t split) const {
     const std::int64_t floats = block_.rows * (width_ + 2);
     return State::at(block_.partials + (split - block_.split_begin) * floats, block_.rows, width_);
   }
 
+  Row row(std::int64_t r) const {
+    const Arguments& a = call_.arguments;
+    const std::int64_t in_head = block_.row_begin + r % rows_of_head();
+    const std::int64_t kv_head = block_.kv_head + r / rows_of_head();
+    const std::int64_t token = in_head / p_.group();
+    const std::int64_t head = kv_head * p_.group() + in_head % p_.group();
+    const std::int64_t position = request_.position(token);
+    KeyRange keys = visible_keys(p_.mask, position, request_.kv_len);
+    if (keys.begin >= keys.end) keys = {0, 0};
+    const double factor = p_.softmax_scale() * scale_of(a.q_scale, p_.q_scale, kv_head) *
+                          scale_of(a.k_scale, p_.k_scale, kv_head);
+    return {request_.q_begin + token,
+            head,
+            position,
+            keys,
+            {static_cast<float>(factor), static_cast<float>(p_.cap.value_or(0)), p_.alibi},
+            p_.alibi ? a.alibi_slopes[static_cast<std::size_t>(head)] : 0};
+  }
+  std::int64_t rows_of_head() const { return block_.rows / block_.heads; }
+
   void load_queries() {
     const TensorView<3>& view = call_.arguments.q;
     const auto load = in_place_ ? math_.load_floats : math_.load_query;
     for (std::int64_t r = 0; r < block_.rows; ++r) {
-      const std::int64_t offset =
-          (request_.q_begin + token(r)) * view.stride[0] + head(r) * view.stride[1];
-      const auto* row = static_cast<const std::byte*>(view.data) +
-                        offset * static_cast<std::int64_t>(size_of(p_.q));
-      load(p_.q, row, p_.d, scratch_.q + r * q_pitch_);
-      ranges_[r] = visible_keys(p_.mask, request_.position(token(r)), request_.kv_len);
-      if (ranges_[r].begin >= ranges_[r].end) ranges_[r] = {0, 0};
+      rows_[r] = row(r);
+      const std::int64_t offset = rows_[r].query * view.stride[0] + rows_[r].head * view.stride[1];
+      const auto* query = static_cast<const std::byte*>(view.data) +
+                          offset * static_cast<std::int64_t>(size_of(p_.q));
+      load(p_.q, query, p_.d, scratch_.q + r * q_pitch_);
     }
   }
 
@@ -189,36 +214,37 @@ class Walk {
   }
 
   void attend_tile(std::int64_t tile, std::int64_t keys) {
-    // The rows that see some of the tile: they stand together.
+    const std::int64_t columns = padded(keys);
+    bool masked = p_.mask.kind == MaskKind::bits || columns != keys;
+    for (std::int64_t r = 0; r < block_.rows; ++r) {
+      const std::int64_t begin = std::clamp<std::int64_t>(rows_[r].keys.begin - tile, 0, keys);
+      const std::int64_t end = std::clamp<std::int64_t>(rows_[r].keys.end - tile, begin, keys);
+      spans_[r] = {static_cast<std::int32_t>(begin), static_cast<std::int32_t>(end)};
+      masked = masked || end - begin != keys;
+    }
+    // The rows of one head that see some of the tile stand together.
     std::int64_t first = 0;
     std::int64_t last = block_.rows;
-    while (first < last && ranges_[first].end <= tile) ++first;
-    while (first < last && ranges_[last - 1].begin >= tile + keys) --last;
-    if (first == last) return;
-    const std::int64_t columns = padded(keys);
-    const bool masked = p_.mask.kind == MaskKind::bits || columns != keys ||
-                        ranges_[first].end < tile + keys || ranges_[last - 1].begin > tile;
-    const std::byte* rows[3 * kMostTile];  // keys, values, keys of the next tile
-    find_tile(tile, keys, rows);
-    for (std::int64_t r = first; r < last; ++r) {
-      spans_[r] = {static_cast<std::int32_t>(std::max<std::int64_t>(ranges_[r].begin - tile, 0)),
-                   static_cast<std::int32_t>(std::min(ranges_[r].end - tile, keys))};
+    if (!in_place_) {
+      while (first < last && spans_[first].begin == spans_[first].end) ++first;
+      while (first < last && spans_[last - 1].begin == spans_[last - 1].end) --last;
     }
-    score(first, last, keys, masked, rows);
+    if (first == last) return;
+    const std::byte* found[3 * kMostTile];  // keys, values, keys of the next tile
+    find_tile(tile, keys, found);
+    score(first, last, keys, masked, found);
     for (std::int64_t r = first; r < last; ++r) {
-      if (!in_place_) fetch_share(rows + keys, 2 * keys, r - first, last - first);
+      if (!in_place_) fetch_share(found + keys, 2 * keys, r - first, last - first);
       if (masked) find_visible(r, tile, keys);
-      const float slope =
-          p_.alibi ? call_.arguments.alibi_slopes[static_cast<std::size_t>(head(r))] : 0;
       const auto soften = in_place_ ? math_.soften_to_floats : math_.soften;
-      soften(logit_, {scores(r), columns, spans_[r], masked ? visible_ : nullptr, slope,
-                      tile - request_.position(token(r)), part_.largest + r, part_.sum + r,
-                      part_.out + r * width_, width_});
+      soften(rows_[r].logit, {scores(r), columns, spans_[r], masked ? visible_ : nullptr,
+                              rows_[r].slope, tile - rows_[r].position, part_.largest + r,
+                              part_.sum + r, part_.out + r * width_, width_});
     }
     if (in_place_) {
-      add_in_place(first, last, tile, keys, masked, rows + keys);
+      add_in_place(tile, keys, masked, found + keys);
     } else {
-      add_packed(first, last, tile, keys, masked, rows + keys);
+      add_packed(first, last, tile, keys, masked, found + keys);
     }
   }
 
@@ -237,8 +263,8 @@ class Walk {
              const std::byte* const* rows) {
     const float* q = scratch_.q + first * q_pitch_;
     if (in_place_) {
-      math_.score_rows({p_.kv, rows, keys, last - first, p_.d, q_pitch_}, q, scores(first),
-                       math_.tile);
+      math_.score_in_place(in_place(call_.arguments.k, rows, keys, p_.d, q_pitch_), q, scores(0),
+                           math_.tile);
       return;
     }
     math_.load_keys(p_.kv, rows, keys, p_.d, scratch_.key_rows, scratch_.k);
@@ -274,10 +300,10 @@ class Walk {
     find(call_.arguments.k, tile + keys, kMostTile, rows + 2 * keys);
   }
 
-  bool sees(std::int64_t row, std::int64_t key) const {
-    return key >= ranges_[row].begin && key < ranges_[row].end &&
-           (p_.mask.kind != MaskKind::bits ||
-            mask_bit(call_.arguments.mask_bits, request_.q_begin + token(row), key));
+  InPlace in_place(const KvView& view, const std::byte* const* tokens, std::int64_t keys,
+                   std::int64_t width, std::int64_t pitch) const {
+    const std::int64_t stride = view.stride[2] * static_cast<std::int64_t>(size_of(view.dtype));
+    return {p_.kv, tokens, keys, block_.heads, stride, rows_of_head(), width, pitch};
   }
 
   /// Columns that pad the tile's keys are hidden.
@@ -285,7 +311,9 @@ class Walk {
     const std::int64_t columns = padded(keys);
     if (p_.mask.kind == MaskKind::bits) {
       for (std::int64_t j = 0; j < columns; ++j) {
-        visible_[j] = j < keys && sees(r, tile + j) ? -1 : 0;
+        const bool sees = j >= spans_[r].begin && j < spans_[r].end &&
+                          mask_bit(call_.arguments.mask_bits, rows_[r].query, tile + j);
+        visible_[j] = sees ? -1 : 0;
       }
       return;
     }
@@ -294,19 +322,21 @@ class Walk {
   }
 
   /// O += P . V from where V lies. A row's hidden values are left out where they may not be finite.
-  void add_in_place(std::int64_t first, std::int64_t last, std::int64_t tile, std::int64_t keys,
-                    bool masked, const std::byte* const* values) {
-    const InPlace all{p_.kv, values, keys, last - first, p_.dv, width_};
-    if (!masked || math_.rows_finite(all)) {
-      math_.add_rows(all, scores(first), math_.tile, part_.out + first * width_);
+  void add_in_place(std::int64_t tile, std::int64_t keys, bool masked,
+                    const std::byte* const* values) {
+    const InPlace all = in_place(call_.arguments.v, values, keys, p_.dv, width_);
+    if (!masked || math_.finite_in_place(all)) {
+      math_.add_in_place(all, scores(0), math_.tile, part_.out);
       return;
     }
-    for (std::int64_t r = first; r < last; ++r) {
+    for (std::int64_t r = 0; r < block_.rows; ++r) {
       const std::byte* visible[kMostTile + kAhead] = {};
       find_visible(r, tile, keys);
-      for (std::int64_t j = 0; j < keys; ++j) visible[j] = visible_[j] != 0 ? values[j] : nullptr;
-      math_.add_rows({p_.kv, visible, keys, 1, p_.dv, width_}, scores(r), math_.tile,
-                     part_.out + r * width_);
+      for (std::int64_t j = 0; j < keys; ++j) {
+        if (visible_[j] != 0) visible[j] = values[j] + r / all.rows * all.head_stride;
+      }
+      math_.add_in_place({p_.kv, visible, keys, 1, 0, 1, p_.dv, width_}, scores(r), math_.tile,
+                         part_.out + r * width_);
     }
   }
 
@@ -327,39 +357,39 @@ class Walk {
 
   void write() {
     const Arguments& a = call_.arguments;
-    const float scale = scale_of(a.v_scale, p_.v_scale, block_.kv_head) *
-                        scale_of(a.out_scale, p_.out_scale, block_.kv_head);
     for (std::int64_t r = 0; r < block_.rows; ++r) {
-      const std::int64_t row = request_.q_begin + token(r);
+      const auto [row, head] = std::pair(rows_[r].query, rows_[r].head);
+      const float scale = scale_of(a.v_scale, p_.v_scale, head / p_.group()) *
+                          scale_of(a.out_scale, p_.out_scale, head / p_.group());
       const bool empty = total_.saw_nothing(r);
       // The sink joins in double: it may be far from the scores on either side.
       double largest = total_.largest[r] / kLog2e;
       double sum = total_.sum[r];
       double keep = 1;
       if (p_.sinks) {
-        const double sink = a.sinks[static_cast<std::size_t>(head(r))];
+        const double sink = a.sinks[static_cast<std::size_t>(head)];
         const double together = std::max(largest, sink);
         keep = empty ? 0 : std::exp(largest - together);
         sum = sum * keep + std::exp(sink - together);
         largest = together;
       }
-      finish(r, row, empty ? 0 : static_cast<float>(keep / sum) * scale, empty);
+      finish(r, empty ? 0 : static_cast<float>(keep / sum) * scale, empty);
       if (p_.lse) {
-        static_cast<float*>(a.lse.data)[row * a.lse.stride[0] + head(r) * a.lse.stride[1]] =
+        static_cast<float*>(a.lse.data)[row * a.lse.stride[0] + head * a.lse.stride[1]] =
             static_cast<float>(empty && !p_.sinks ? kNegativeInfinity : largest + std::log(sum));
       }
     }
   }
 
-  void finish(std::int64_t r, std::int64_t row, float factor, bool empty) {
+  void finish(std::int64_t r, float factor, bool empty) {
     const TensorView<3>& view = call_.arguments.out;
     float* out = total_.out + r * width_;
     for (std::int64_t c = 0; c < p_.dv; ++c) out[c] = empty ? 0.0f : out[c] * factor;
-    math_.store(
-        p_.out,
-        static_cast<std::byte*>(view.data) + (row * view.stride[0] + head(r) * view.stride[1]) *
-                                                 static_cast<std::int64_t>(size_of(p_.out)),
-        out, p_.dv);
+    math_.store(p_.out,
+                static_cast<std::byte*>(view.data) +
+                    (rows_[r].query * view.stride[0] + rows_[r].head * view.stride[1]) *
+                        static_cast<std::int64_t>(size_of(p_.out)),
+                out, p_.dv);
   }
 
   const Call& call_;
@@ -374,20 +404,23 @@ class Walk {
   const std::int64_t split_;
   State total_;
   State part_;
-  Logit logit_;
-  KeyRange ranges_[kRows];  // what each row sees
-  Span spans_[kRows];       // of that, in the tile
+  Row rows_[kRows];
+  Span spans_[kRows];  // what each sees of the tile
   std::int32_t visible_[kMostTile];
 };
 
 }  // namespace
 
 std::size_t attend_workspace(const Problem& problem) {
-  return Schedule::workspace(problem, tiling_of(problem));
+  return Schedule::workspace(problem, tiling_of(problem, 0, 1));
 }
 
 void attend(const Call& call, Executor& executor, const TileMath& math) {
-  const Schedule schedule(call, tiling_of(call.problem), executor.concurrency());
+  const KvView& k = call.arguments.k;
+  const bool side_by_side = k.stride[2] < k.stride[1];  // the heads of a token
+  const Tiling tiling =
+      tiling_of(call.problem, few_rows(call.problem, math), side_by_side ? kRows / kFewRows : 1);
+  const Schedule schedule(call, tiling, executor.concurrency());
   const std::vector<Item>& items = schedule.items();
   executor.parallel_for(static_cast<std::int64_t>(items.size()), [&](std::int64_t i) {
     static thread_local Scratch scratch;
@@ -401,7 +434,7 @@ double attend_cost_us(const Problem& p, const Device& device, const TileMath& ma
   constexpr double kLaunchUs = 0.5;
   constexpr double kRowUs = 0.1;
   constexpr double kBytesPerUs = 10000;
-  const auto split = static_cast<double>(tiling_of(p).split);
+  const auto split = static_cast<double>(split_of(p));
   const auto key_bytes =
       static_cast<double>((p.d + p.dv) * static_cast<std::int64_t>(size_of(p.kv)));
   double rows = 0;
