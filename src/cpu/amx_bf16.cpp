@@ -127,7 +127,8 @@ void multiply_on_tiles(const Product& p) {
 }
 
 const TileMath& math() {
-  static constexpr TileMath kMath = make_math<Bf16Pairs, 128, kSide>(200000, multiply_on_tiles);
+  static constexpr TileMath kMath =
+      make_math<Bf16Pairs, 128, kSide, Floats>(200000, multiply_on_tiles);
   return kMath;
 }
 

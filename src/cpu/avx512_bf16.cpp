@@ -11,7 +11,7 @@ namespace {
 /// AMD's processors do as many vdpbf16ps as fused multiply-adds; Intel's without AMX a quarter.
 const TileMath& math() {
   static constexpr TileMath kFullRate = make_math<Bf16Pairs, 128>(80000);
-  static constexpr TileMath kQuarterRate = make_math<Bf16Pairs, 128>(30000);
+  static constexpr TileMath kQuarterRate = make_math<Bf16Pairs, 128, 1, Floats>(30000);
   return is_amd() ? kFullRate : kQuarterRate;
 }
 

@@ -11,12 +11,12 @@
 
 namespace octavo {
 
-inline float from_bf16(std::uint16_t bits) {
+constexpr float from_bf16(std::uint16_t bits) {
   return std::bit_cast<float>(static_cast<std::uint32_t>(bits) << 16);
 }
 
 /// Shifts the half's exponent into place and scales by 2^112, which also makes subnormals right.
-inline float from_f16(std::uint16_t bits) {
+constexpr float from_f16(std::uint16_t bits) {
   const std::uint32_t magnitude = static_cast<std::uint32_t>(bits & 0x7fffu) << 13;
   const float finite = std::bit_cast<float>(magnitude) * 0x1p112f;
   const std::uint32_t special = magnitude | 0x7f800000u;
@@ -26,11 +26,11 @@ inline float from_f16(std::uint16_t bits) {
 }
 
 /// e5m2 is the upper byte of a half.
-inline float from_e5m2(std::uint8_t bits) {
+constexpr float from_e5m2(std::uint8_t bits) {
   return from_f16(static_cast<std::uint16_t>(bits << 8));
 }
 
-inline float from_e4m3(std::uint8_t bits) {
+constexpr float from_e4m3(std::uint8_t bits) {
   const std::uint32_t magnitude = static_cast<std::uint32_t>(bits & 0x7fu) << 20;
   const std::uint32_t finite =
       std::bit_cast<std::uint32_t>(std::bit_cast<float>(magnitude) * 0x1p120f);

@@ -19,6 +19,11 @@ constexpr std::int64_t padded(std::int64_t width) {
   return (width + kStripe - 1) / kStripe * kStripe;
 }
 
+/// That hold `count` elements.
+constexpr std::int64_t words(std::int64_t count, std::int64_t per_word) {
+  return (count + per_word - 1) / per_word;
+}
+
 /// Starts to fetch a row that is loaded soon, into the second cache: more of its lines can be on
 /// their way than of the first's. Always inlined, because GCC drops calls of a function that does
 /// nothing but prefetch.
@@ -99,11 +104,25 @@ struct SoftmaxRow {
   std::int64_t width;
 };
 
+/// For few rows: K and V are read where they lie. Rows of Q, weights and O are [heads, rows].
+struct InPlaceMath {
+  std::int64_t per_word = 0;  ///< as in TileMath, of Q and weights; 0: packing K and V always pays
+
+  void (*load_query)(DType dtype, const std::byte* row, std::int64_t d, float* target) = nullptr;
+  /// Scores, `scores_pitch` apart; columns up to the next multiple of kStripe are written.
+  void (*score)(const InPlace& keys, const float* q, float* scores,
+                std::int64_t scores_pitch) = nullptr;
+  void (*soften)(const Logit& logit, const SoftmaxRow& row) = nullptr;
+  bool (*finite)(const InPlace& values) = nullptr;
+  /// out += weights . V
+  void (*add)(const InPlace& values, const float* weights, std::int64_t weights_pitch,
+              float* out) = nullptr;
+};
+
 /// The arithmetic on tiles in scratch, one instance per instruction set.
 struct TileMath {
   std::int64_t tile;      ///< keys of a tile: a multiple of kStripe, at most kMostTile
   std::int64_t per_word;  ///< 1: scratch holds floats; 2: Q, K, V and weights are pairs of bf16
-  std::int64_t words(std::int64_t count) const { return (count + per_word - 1) / per_word; }
 
   /// A row of Q becomes words [padded words(d)], zeros at the end.
   void (*load_query)(DType dtype, const std::byte* row, std::int64_t d, float* target);
@@ -128,17 +147,7 @@ struct TileMath {
   void (*store)(DType dtype, void* target, const float* source, std::int64_t count);
   double multiply_adds_per_us;  ///< of a thread on long prompts, to within a factor of 2
 
-  // For few rows: K and V where they lie, everything in floats. Null where it does not pay. Rows of
-  // Q, weights and O are [heads, rows].
-  void (*load_floats)(DType dtype, const std::byte* row, std::int64_t d, float* target) = nullptr;
-  /// Scores, `scores_pitch` apart; columns up to the next multiple of kStripe are written.
-  void (*score_in_place)(const InPlace& keys, const float* q, float* scores,
-                         std::int64_t scores_pitch) = nullptr;
-  void (*soften_to_floats)(const Logit& logit, const SoftmaxRow& row) = nullptr;
-  bool (*finite_in_place)(const InPlace& values) = nullptr;
-  /// out += weights . V
-  void (*add_in_place)(const InPlace& values, const float* weights, std::int64_t weights_pitch,
-                       float* out) = nullptr;
+  InPlaceMath in_place = {};
 };
 
 /// Of the portable kernel: the instance for this processor's widest vectors. The bits are the same

@@ -4,9 +4,11 @@
 #include <immintrin.h>
 
 #include <algorithm>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 
+#include "cpu/convert.h"
 #include "octavo/dtype.h"
 
 namespace octavo {
@@ -106,20 +108,64 @@ inline void transpose(Vector* rows, float* target, std::int64_t pitch) {
 }
 
 #if defined(__AVX512BF16__)
+/// The magnitudes of an fp8 format as bf16, which holds them exactly.
+template <float (*decode)(std::uint8_t)>
+struct Magnitudes {
+  alignas(64) std::uint16_t bf16[128];
+  constexpr Magnitudes() : bf16() {
+    for (int i = 0; i < 128; ++i) {
+      const auto bits = std::bit_cast<std::uint32_t>(decode(static_cast<std::uint8_t>(i)));
+      bf16[i] = static_cast<std::uint16_t>(bits >> 16);
+    }
+  }
+};
+
+/// 32 bytes of an fp8 format as bf16.
+template <float (*decode)(std::uint8_t)>
+__m512i decode_fp8(__m256i bytes) {
+  static constexpr Magnitudes<decode> kMagnitudes;
+  const auto part = [](int i) { return _mm512_load_si512(kMagnitudes.bf16 + 32 * i); };
+  const __m512i words = _mm512_cvtepu8_epi16(bytes);
+  const __m512i low = _mm512_permutex2var_epi16(part(0), words, part(1));
+  const __m512i high = _mm512_permutex2var_epi16(part(2), words, part(3));
+  const __mmask32 is_high = _mm512_test_epi16_mask(words, _mm512_set1_epi16(0x40));
+  const __m512i magnitude = _mm512_mask_mov_epi16(low, is_high, high);
+  constexpr int kOrAnd = 0xf8;  // a | b & c
+  return _mm512_ternarylogic_epi32(magnitude, _mm512_slli_epi16(words, 8),
+                                   _mm512_set1_epi16(std::int16_t(0x8000)), kOrAnd);
+}
+
 struct Bf16Pairs {
   static constexpr int kPerWord = 2;
 
   template <DType T>
   static Vector load(const std::byte* row, std::int64_t word, std::int64_t elements) {
     const std::int64_t index = 2 * word;
+    const std::int64_t rest = elements - index;
+    const std::byte* at = row + index * static_cast<std::int64_t>(size_of(T));
+    const __mmask32 mask = rest >= 32 ? ~0u : (1u << std::max<std::int64_t>(0, rest)) - 1;
     if constexpr (T == DType::bf16) {
-      const std::int64_t rest = elements - index;
-      const __mmask32 mask = rest >= 32 ? ~0u : (1u << std::max<std::int64_t>(0, rest)) - 1;
-      return _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(mask, row + 2 * index));
+      return _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(mask, at));
+    } else if constexpr (T == DType::e4m3) {
+      return _mm512_castsi512_ps(decode_fp8<from_e4m3>(_mm256_maskz_loadu_epi8(mask, at)));
+    } else if constexpr (T == DType::e5m2) {
+      return _mm512_castsi512_ps(decode_fp8<from_e5m2>(_mm256_maskz_loadu_epi8(mask, at)));
     } else {
       const Vector low = load_as_floats<T>(row, index, elements);
       const Vector high = load_as_floats<T>(row, index + kLanes, elements);
       return (Vector)_mm512_cvtne2ps_pbh(high, low);
+    }
+  }
+  static void interleave(Vector first, Vector second, Vector* pairs) {
+    std::uint16_t lanes[2][32];
+    for (int i = 0; i < 32; ++i) {
+      lanes[0][i] = static_cast<std::uint16_t>(i / 2 + i % 2 * 32);
+      lanes[1][i] = static_cast<std::uint16_t>(lanes[0][i] + 16);
+    }
+    for (int half = 0; half < 2; ++half) {
+      pairs[half] = _mm512_castsi512_ps(_mm512_permutex2var_epi16(_mm512_castps_si512(first),
+                                                                  _mm512_loadu_si512(lanes[half]),
+                                                                  _mm512_castps_si512(second)));
     }
   }
   static Vector multiply_add(Vector sum, Vector a, Vector b) {

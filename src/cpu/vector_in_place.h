@@ -1,5 +1,4 @@
-// The functions of TileMath for few rows: K and V are read where they lie, in floats. Internal
-// linkage, as in vector_math.h.
+// InPlaceMath on vectors. Internal linkage, as in vector_math.h.
 #pragma once
 
 #include <algorithm>
@@ -14,26 +13,31 @@ namespace {
 
 alignas(64) constexpr std::byte kZeros[kMaxHeadDim * 4] = {};  // a row of the widest dim
 
+// Sums stay in registers if the functions that hold them are not inlined.
+
 /// Scores of four keys and a few rows.
-template <DType T, int Rows>
-void score_four(const std::byte* const* keys, const float* q, std::int64_t pitch, std::int64_t d,
-                float* scores, std::int64_t scores_pitch) {
+template <typename Words, DType T, int Rows>
+[[gnu::noinline]] void score_four(const std::byte* const* keys, const float* q, std::int64_t pitch,
+                                  std::int64_t d, float* scores, std::int64_t scores_pitch) {
   constexpr int kSums = (4 * Rows + kLanes - 1) / kLanes * kLanes;
   Vector sums[kSums] = {};
-  const auto add = [&](std::int64_t c, std::int64_t end) __attribute__((always_inline)) {
+  const auto add = [&](std::int64_t w, std::int64_t end) __attribute__((always_inline)) {
     Vector k[4];
 #pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) k[j] = load_as_floats<T>(keys[j], c, end);
+    for (int j = 0; j < 4; ++j) k[j] = Words::template load<T>(keys[j], w, end);
 #pragma GCC unroll 4
     for (int r = 0; r < Rows; ++r) {
-      const Vector query = load(q + r * pitch + c);
+      const Vector query = load(q + r * pitch + w);
 #pragma GCC unroll 4
-      for (int j = 0; j < 4; ++j) sums[4 * r + j] = fma(query, k[j], sums[4 * r + j]);
+      for (int j = 0; j < 4; ++j) {
+        sums[4 * r + j] = Words::multiply_add(sums[4 * r + j], query, k[j]);
+      }
     }
   };
-  std::int64_t c = 0;
-  for (; c + kLanes <= d; c += kLanes) add(c, c + kLanes);
-  if (c < d) add(c, d);
+  constexpr std::int64_t kPer = Words::kPerWord;
+  std::int64_t w = 0;
+  for (; (w + kLanes) * kPer <= d; w += kLanes) add(w, (w + kLanes) * kPer);
+  if (w * kPer < d) add(w, d);
   float all[kSums];
   for (int i = 0; i < kSums; i += kLanes) store(all + i, sum_each(sums + i));
   for (int r = 0; r < Rows; ++r) std::memcpy(scores + r * scores_pitch, all + 4 * r, 16);
@@ -61,8 +65,8 @@ void in_groups(std::int64_t first, std::int64_t rows, const Body& body) {
   }
 }
 
-inline void score_in_place(const InPlace& keys, const float* q, float* scores,
-                           std::int64_t scores_pitch) {
+template <typename Words>
+void score_in_place(const InPlace& keys, const float* q, float* scores, std::int64_t scores_pitch) {
   with_dtype(keys.dtype, [&]<DType T> {
     for (std::int64_t j = 0; j < padded(keys.keys); j += 4) {
       for (std::int64_t h = 0; h < keys.heads; ++h) {
@@ -73,8 +77,8 @@ inline void score_in_place(const InPlace& keys, const float* q, float* scores,
           four[i] = token != nullptr ? token + h * keys.head_stride : kZeros;
         }
         in_groups<kRowsInPlace>(h * keys.rows, keys.rows, [&]<int Rows>(std::int64_t r) {
-          score_four<T, Rows>(four, q + r * keys.pitch, keys.pitch, keys.width,
-                              scores + r * scores_pitch + j, scores_pitch);
+          score_four<Words, T, Rows>(four, q + r * keys.pitch, keys.pitch, keys.width,
+                                     scores + r * scores_pitch + j, scores_pitch);
         });
       }
     }
@@ -97,31 +101,40 @@ inline bool finite_in_place(const InPlace& values) {
   return sum_lanes(sum) == 0;
 }
 
-/// Some vectors of a few rows, for tokens of one head: several whole vectors, or one that may be
-/// cut.
-template <DType T, int Rows, int Vectors>
-void add_columns(const std::byte* const* tokens, std::int64_t count, std::int64_t column,
-                 std::int64_t width, const float* weights, std::int64_t weights_pitch, float* out,
-                 std::int64_t pitch) {
+/// Some vectors of a few rows, for tokens of one head: several whole ones, or one that may be cut.
+/// Tokens and weights are taken a word at a time.
+template <typename Words, DType T, int Rows, int Vectors>
+[[gnu::noinline]] void add_columns(const std::byte* const* tokens, std::int64_t count,
+                                   std::int64_t column, std::int64_t width, const float* weights,
+                                   std::int64_t weights_pitch, float* out, std::int64_t pitch) {
+  constexpr int kPer = Words::kPerWord;
+  constexpr bool kWhole = Vectors > 1;
   Vector sums[Rows][Vectors];
 #pragma GCC unroll 4
   for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 4
     for (int v = 0; v < Vectors; ++v) sums[r][v] = load(out + r * pitch + column + v * kLanes);
   }
-  for (std::int64_t j = 0; j < count; ++j) {
-    if (tokens[j] == nullptr) continue;
-    Vector value[Vectors];
+  for (std::int64_t j = 0; j < count; j += kPer) {
+    Vector values[Vectors + kPer - 1];  // one load of pairs fills two
 #pragma GCC unroll 4
-    for (int v = 0; v < Vectors; ++v) {
-      const std::int64_t c = column + v * kLanes;
-      value[v] = load_as_floats<T>(tokens[j], c, Vectors > 1 ? c + kLanes : width);
+    for (int v = 0; v < Vectors; v += kPer) {
+      const std::int64_t word = (column + v * kLanes) / kPer;
+      const std::int64_t end = kWhole ? (word + kLanes) * kPer : width;
+      const Vector first = Words::template load<T>(tokens[j], word, end);
+      if constexpr (kPer == 1) {
+        values[v] = first;
+      } else {
+        Words::interleave(first, Words::template load<T>(tokens[j + 1], word, end), values + v);
+      }
     }
 #pragma GCC unroll 4
     for (int r = 0; r < Rows; ++r) {
-      const Vector factor = broadcast(weights[r * weights_pitch + j]);
+      const Vector factor = broadcast(weights[r * weights_pitch + j / kPer]);
 #pragma GCC unroll 4
-      for (int v = 0; v < Vectors; ++v) sums[r][v] = fma(factor, value[v], sums[r][v]);
+      for (int v = 0; v < Vectors; ++v) {
+        sums[r][v] = Words::multiply_add(sums[r][v], factor, values[v]);
+      }
     }
   }
 #pragma GCC unroll 4
@@ -131,10 +144,12 @@ void add_columns(const std::byte* const* tokens, std::int64_t count, std::int64_
   }
 }
 
-inline void add_in_place(const InPlace& values, const float* weights, std::int64_t weights_pitch,
-                         float* out) {
+template <typename Words>
+void add_in_place(const InPlace& values, const float* weights, std::int64_t weights_pitch,
+                  float* out) {
   constexpr std::int64_t kTokens = 8;  // at once: streams that the processor can follow
   constexpr std::int64_t kStep = 4 * kLanes;
+  constexpr int kPer = Words::kPerWord;
   const std::int64_t width = values.width;
   with_dtype(values.dtype, [&]<DType T> {
     for (std::int64_t j = 0; j < values.keys; j += kTokens) {
@@ -142,19 +157,21 @@ inline void add_in_place(const InPlace& values, const float* weights, std::int64
       for (std::int64_t h = 0; h < values.heads; ++h) {
         fetch_ahead(values, j, count, h);
         const std::byte* tokens[kTokens];
-        for (std::int64_t i = 0; i < count; ++i) {
-          const std::byte* token = values.tokens[j + i];
-          tokens[i] = token != nullptr ? token + h * values.head_stride : nullptr;
+        for (std::int64_t i = 0; i < kTokens; ++i) {
+          const std::byte* token = i < count ? values.tokens[j + i] : nullptr;
+          tokens[i] = token != nullptr ? token + h * values.head_stride : kZeros;
         }
         in_groups<kRowsInPlace>(h * values.rows, values.rows, [&]<int Rows>(std::int64_t r) {
-          const float* w = weights + r * weights_pitch + j;
+          const float* w = weights + r * weights_pitch + j / kPer;
           float* o = out + r * values.pitch;
           std::int64_t c = 0;
           for (; c + kStep <= width; c += kStep) {
-            add_columns<T, Rows, 4>(tokens, count, c, width, w, weights_pitch, o, values.pitch);
+            add_columns<Words, T, Rows, 4>(tokens, count, c, width, w, weights_pitch, o,
+                                           values.pitch);
           }
           for (; c < width; c += kLanes) {
-            add_columns<T, Rows, 1>(tokens, count, c, width, w, weights_pitch, o, values.pitch);
+            add_columns<Words, T, Rows, 1>(tokens, count, c, width, w, weights_pitch, o,
+                                           values.pitch);
           }
         });
       }

@@ -13,7 +13,9 @@
 //   load_as_floats<T>(row, index, end)     elements [index, index + kLanes) of a row; those from
 //                               `end` on are 0 and not touched
 //   transpose(rows, target, pitch)         kLanes vectors; `rows` is scratch afterwards
-//   Bf16Pairs                   as Floats below, where the processor multiplies pairs of bf16
+//   Bf16Pairs                   as Floats below, where the processor multiplies pairs of bf16; and
+//                               interleave(first, second, pairs): two rows of bf16 as two vectors
+//                               of pairs, each of an element of both
 //
 // Products are fused, so the bits differ from the portable kernel's. They still depend only on the
 // order of keys and dims: the sums of a row never see how many rows or columns a tile has.
@@ -32,10 +34,19 @@
 #elif defined(__aarch64__)
 #include "cpu/vector_neon.h"
 #endif
-#include "cpu/vector_in_place.h"
 
 namespace octavo {
 namespace {
+
+/// What a word of scratch holds: a float.
+struct Floats {
+  static constexpr int kPerWord = 1;
+  template <DType T>
+  static Vector load(const std::byte* row, std::int64_t word, std::int64_t elements) {
+    return load_as_floats<T>(row, word, elements);
+  }
+  static Vector multiply_add(Vector sum, Vector a, Vector b) { return fma(a, b, sum); }
+};
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
@@ -49,18 +60,16 @@ T load_vector(const void* at) {
   return x;
 }
 
-/// What a word of scratch holds: a float.
-struct Floats {
-  static constexpr int kPerWord = 1;
-  template <DType T>
-  static Vector load(const std::byte* row, std::int64_t word, std::int64_t elements) {
-    return load_as_floats<T>(row, word, elements);
-  }
-  static Vector multiply_add(Vector sum, Vector a, Vector b) { return fma(a, b, sum); }
-};
-
 template <typename Words>
 constexpr bool kPairs = Words::kPerWord == 2;
+
+}  // namespace
+}  // namespace octavo
+
+#include "cpu/vector_in_place.h"
+
+namespace octavo {
+namespace {
 
 template <typename Words>
 void load_query(DType dtype, const std::byte* row, std::int64_t d, float* target) {
@@ -371,8 +380,10 @@ inline void store_row(DType dtype, void* target, const float* source, std::int64
   store_floats(dtype, target, source, count);
 }
 
-/// `kDepthStep`: the words that `multiply_words` takes at once.
-template <typename Words, std::int64_t kTile, std::int64_t kDepthStep = 1>
+/// `kDepthStep`: the words that `multiply_words` takes at once. `InPlaceWords`: in which few rows
+/// are computed.
+template <typename Words, std::int64_t kTile, std::int64_t kDepthStep = 1,
+          typename InPlaceWords = Words>
 constexpr TileMath make_math(double multiply_adds_per_us,
                              void (*multiply_words)(const Product&) = multiply<Words>) {
   return {kTile,
@@ -387,11 +398,8 @@ constexpr TileMath make_math(double multiply_adds_per_us,
           combine,
           store_row,
           multiply_adds_per_us,
-          load_query<Floats>,
-          score_in_place,
-          soften<Floats, kTile, 1>,
-          finite_in_place,
-          add_in_place};
+          {InPlaceWords::kPerWord, load_query<InPlaceWords>, score_in_place<InPlaceWords>,
+           soften<InPlaceWords, kTile, 1>, finite_in_place, add_in_place<InPlaceWords>}};
 }
 
 }  // namespace

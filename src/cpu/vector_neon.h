@@ -92,6 +92,12 @@ struct Bf16Pairs {
     const Vector high = load_as_floats<T>(row, index + kLanes, elements);
     return vreinterpretq_f32_bf16(vcvtq_high_bf16_f32(vcvtq_low_bf16_f32(low), high));
   }
+  static void interleave(Vector first, Vector second, Vector* pairs) {
+    const uint16x8_t a = vreinterpretq_u16_f32(first);
+    const uint16x8_t b = vreinterpretq_u16_f32(second);
+    pairs[0] = vreinterpretq_f32_u16(vzip1q_u16(a, b));
+    pairs[1] = vreinterpretq_f32_u16(vzip2q_u16(a, b));
+  }
   static Vector multiply_add(Vector sum, Vector a, Vector b) {
     return vbfdotq_f32(sum, vreinterpretq_bf16_f32(a), vreinterpretq_bf16_f32(b));
   }

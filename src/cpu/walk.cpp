@@ -35,7 +35,7 @@ std::int64_t split_of(const Problem& p) { return p.split != 0 ? p.split : kSplit
 
 /// Up to so many rows of a request and KV head take K and V where they lie.
 std::int64_t few_rows(const Problem& p, const TileMath& math) {
-  return math.score_in_place != nullptr && !p.invariant ? kFewRows : 0;
+  return math.in_place.per_word != 0 && !p.invariant ? kFewRows : 0;
 }
 
 Tiling tiling_of(const Problem& p, std::int64_t few_rows, std::int64_t most_heads) {
@@ -130,7 +130,7 @@ class Walk {
         scratch_(scratch),
         width_(padded(p_.dv)),
         in_place_(block.request->q_len * p_.group() <= few_rows(p_, math)),
-        q_pitch_(padded(in_place_ ? p_.d : math.words(p_.d))),
+        q_pitch_(padded(words(p_.d, in_place_ ? math.in_place.per_word : math.per_word))),
         split_(split_of(p_)),
         total_(State::at(scratch.total, block.rows, width_)),
         part_(State::at(scratch.part, block.rows, width_)) {}
@@ -193,7 +193,7 @@ class Walk {
 
   void load_queries() {
     const TensorView<3>& view = call_.arguments.q;
-    const auto load = in_place_ ? math_.load_floats : math_.load_query;
+    const auto load = in_place_ ? math_.in_place.load_query : math_.load_query;
     for (std::int64_t r = 0; r < block_.rows; ++r) {
       rows_[r] = row(r);
       const std::int64_t offset = rows_[r].query * view.stride[0] + rows_[r].head * view.stride[1];
@@ -236,7 +236,7 @@ class Walk {
     for (std::int64_t r = first; r < last; ++r) {
       if (!in_place_) fetch_share(found + keys, 2 * keys, r - first, last - first);
       if (masked) find_visible(r, tile, keys);
-      const auto soften = in_place_ ? math_.soften_to_floats : math_.soften;
+      const auto soften = in_place_ ? math_.in_place.soften : math_.soften;
       soften(rows_[r].logit, {scores(r), columns, spans_[r], masked ? visible_ : nullptr,
                               rows_[r].slope, tile - rows_[r].position, part_.largest + r,
                               part_.sum + r, part_.out + r * width_, width_});
@@ -263,21 +263,21 @@ class Walk {
              const std::byte* const* rows) {
     const float* q = scratch_.q + first * q_pitch_;
     if (in_place_) {
-      math_.score_in_place(in_place(call_.arguments.k, rows, keys, p_.d, q_pitch_), q, scores(0),
+      math_.in_place.score(in_place(call_.arguments.k, rows, keys, p_.d, q_pitch_), q, scores(0),
                            math_.tile);
       return;
     }
     math_.load_keys(p_.kv, rows, keys, p_.d, scratch_.key_rows, scratch_.k);
-    math_.multiply({last - first, padded(keys), math_.words(p_.d), q, q_pitch_, scratch_.k,
-                    math_.tile, scores(first), math_.tile, false,
+    math_.multiply({last - first, padded(keys), words(p_.d, math_.per_word), q, q_pitch_,
+                    scratch_.k, math_.tile, scores(first), math_.tile, false,
                     masked ? spans_ + first : nullptr});
   }
 
   void add_packed(std::int64_t first, std::int64_t last, std::int64_t tile, std::int64_t keys,
                   bool masked, const std::byte* const* values) {
     math_.load_values(p_.kv, values, keys, p_.dv, scratch_.v);
-    if (!masked || math_.all_finite(scratch_.v, math_.words(keys) * width_)) {
-      math_.multiply({last - first, width_, math_.words(keys), scores(first), math_.tile,
+    if (!masked || math_.all_finite(scratch_.v, words(keys, math_.per_word) * width_)) {
+      math_.multiply({last - first, width_, words(keys, math_.per_word), scores(first), math_.tile,
                       scratch_.v, width_, part_.out + first * width_, width_, true, nullptr,
                       masked ? spans_ + first : nullptr});
       return;
@@ -325,8 +325,8 @@ class Walk {
   void add_in_place(std::int64_t tile, std::int64_t keys, bool masked,
                     const std::byte* const* values) {
     const InPlace all = in_place(call_.arguments.v, values, keys, p_.dv, width_);
-    if (!masked || math_.finite_in_place(all)) {
-      math_.add_in_place(all, scores(0), math_.tile, part_.out);
+    if (!masked || math_.in_place.finite(all)) {
+      math_.in_place.add(all, scores(0), math_.tile, part_.out);
       return;
     }
     for (std::int64_t r = 0; r < block_.rows; ++r) {
@@ -335,7 +335,7 @@ class Walk {
       for (std::int64_t j = 0; j < keys; ++j) {
         if (visible_[j] != 0) visible[j] = values[j] + r / all.rows * all.head_stride;
       }
-      math_.add_in_place({p_.kv, visible, keys, 1, 0, 1, p_.dv, width_}, scores(r), math_.tile,
+      math_.in_place.add({p_.kv, visible, keys, 1, 0, 1, p_.dv, width_}, scores(r), math_.tile,
                          part_.out + r * width_);
     }
   }
