@@ -8,7 +8,7 @@ namespace octavo {
 namespace {
 
 const TileMath& math() {
-  static constexpr TileMath kMath = make_math<Floats, 64>(45000);
+  static constexpr TileMath kMath = make_math<Floats, 128>(45000);
   return kMath;
 }
 

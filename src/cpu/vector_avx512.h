@@ -16,9 +16,9 @@ namespace {
 
 using Vector = __m512;
 constexpr int kLanes = 16;
-constexpr int kMostVectors = 4;  // of a row in a block of sums
+constexpr int kMostVectors = 2;  // of a row in a block of sums
 template <int Vectors>
-constexpr int kBlockRows = Vectors == 4 ? 6 : 8;
+constexpr int kBlockRows = 8;
 constexpr int kRowsInPlace = 4;
 
 inline Vector load(const float* at) { return _mm512_loadu_ps(at); }

@@ -283,6 +283,11 @@ inline void grow(const SoftmaxRow& row, float largest, float sum) {
     *row.sum += sum;
     return;
   }
+  if (*row.largest == -kInfinity && *row.sum == 0) {  // the first keys
+    *row.sum = sum;
+    *row.largest = largest;
+    return;
+  }
   const Vector decay = exp2_negative<false>(broadcast(*row.largest - largest));
   *row.sum = *row.sum * decay[0] + sum;
   *row.largest = largest;

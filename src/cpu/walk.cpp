@@ -143,6 +143,11 @@ class Walk {
       attend_split(split);
       if (block_.missing->fetch_sub(1, std::memory_order_acq_rel) > 1) return;
     }
+    if (whole && block_.split_end - block_.split_begin <= 1) {  // nothing to merge it with
+      part_ = total_;
+      attend_split(block_.split_begin);
+      return write();
+    }
     total_.clear(block_.rows, width_);
     for (std::int64_t s = block_.split_begin; s < block_.split_end; ++s) {
       if (whole) {
@@ -171,36 +176,44 @@ class Walk {
     return State::at(block_.partials + (split - block_.split_begin) * floats, block_.rows, width_);
   }
 
-  Row row(std::int64_t r) const {
+  std::int64_t rows_of_head() const { return block_.rows / block_.heads; }
+
+  Logit logit(std::int64_t kv_head) const {
     const Arguments& a = call_.arguments;
-    const std::int64_t in_head = block_.row_begin + r % rows_of_head();
-    const std::int64_t kv_head = block_.kv_head + r / rows_of_head();
-    const std::int64_t token = in_head / p_.group();
-    const std::int64_t head = kv_head * p_.group() + in_head % p_.group();
+    const double factor = p_.softmax_scale() * scale_of(a.q_scale, p_.q_scale, kv_head) *
+                          scale_of(a.k_scale, p_.k_scale, kv_head);
+    return {static_cast<float>(factor), static_cast<float>(p_.cap.value_or(0)), p_.alibi};
+  }
+
+  void load_queries() {
+    const std::int64_t group = p_.group();
+    std::int64_t r = 0;
+    for (std::int64_t h = block_.kv_head; h < block_.kv_head + block_.heads; ++h) {
+      const Logit of_head = logit(h);
+      std::int64_t token = block_.row_begin / group;
+      std::int64_t member = block_.row_begin % group;
+      for (std::int64_t i = 0; i < rows_of_head(); ++i, ++r) {
+        load_query(r, token, h * group + member, of_head);
+        if (++member == group) {
+          member = 0;
+          ++token;
+        }
+      }
+    }
+  }
+
+  void load_query(std::int64_t r, std::int64_t token, std::int64_t head, const Logit& of_head) {
     const std::int64_t position = request_.position(token);
     KeyRange keys = visible_keys(p_.mask, position, request_.kv_len);
     if (keys.begin >= keys.end) keys = {0, 0};
-    const double factor = p_.softmax_scale() * scale_of(a.q_scale, p_.q_scale, kv_head) *
-                          scale_of(a.k_scale, p_.k_scale, kv_head);
-    return {request_.q_begin + token,
-            head,
-            position,
-            keys,
-            {static_cast<float>(factor), static_cast<float>(p_.cap.value_or(0)), p_.alibi},
-            p_.alibi ? a.alibi_slopes[static_cast<std::size_t>(head)] : 0};
-  }
-  std::int64_t rows_of_head() const { return block_.rows / block_.heads; }
-
-  void load_queries() {
+    const float slope = p_.alibi ? call_.arguments.alibi_slopes[static_cast<std::size_t>(head)] : 0;
+    rows_[r] = {request_.q_begin + token, head, position, keys, of_head, slope};
     const TensorView<3>& view = call_.arguments.q;
+    const std::int64_t offset = rows_[r].query * view.stride[0] + head * view.stride[1];
+    const auto* query = static_cast<const std::byte*>(view.data) +
+                        offset * static_cast<std::int64_t>(size_of(p_.q));
     const auto load = in_place_ ? math_.in_place.load_query : math_.load_query;
-    for (std::int64_t r = 0; r < block_.rows; ++r) {
-      rows_[r] = row(r);
-      const std::int64_t offset = rows_[r].query * view.stride[0] + rows_[r].head * view.stride[1];
-      const auto* query = static_cast<const std::byte*>(view.data) +
-                          offset * static_cast<std::int64_t>(size_of(p_.q));
-      load(p_.q, query, p_.d, scratch_.q + r * q_pitch_);
-    }
+    load(p_.q, query, p_.d, scratch_.q + r * q_pitch_);
   }
 
   void attend_split(std::int64_t split) {
