@@ -106,7 +106,8 @@ struct SoftmaxRow {
 
 /// For few rows: K and V are read where they lie. Rows of Q, weights and O are [heads, rows].
 struct InPlaceMath {
-  std::int64_t per_word = 0;  ///< as in TileMath, of Q and weights; 0: packing K and V always pays
+  std::int64_t per_word = 0;    ///< as in TileMath, of Q and weights; 0: packing always pays
+  bool adds_as_packed = false;  ///< `soften` and `add` give the bits of those of TileMath
 
   void (*load_query)(DType dtype, const std::byte* row, std::int64_t d, float* target) = nullptr;
   /// Scores, `scores_pitch` apart; columns up to the next multiple of kStripe are written.

@@ -24,6 +24,7 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <type_traits>
 
 #include "cpu/convert.h"
 #include "cpu/tile_math.h"
@@ -355,28 +356,22 @@ inline void combine(float* total, float before, const float* part, float after,
   }
 }
 
-/// Weight `j` of a row.
-template <typename Words>
-float weight(const float* weights, std::int64_t j) {
-  if constexpr (kPairs<Words>) {
-    return from_bf16(reinterpret_cast<const std::uint16_t*>(weights)[j]);
-  } else {
-    return weights[j];
-  }
-}
-
+/// Hidden values of a pair become 0, as their weights are, so that the bits are those of
+/// `multiply`.
 template <typename Words>
 void add_visible(const float* weights, const std::int32_t* visible, std::int64_t keys,
                  const float* values, float* out, std::int64_t width) {
-  for (std::int64_t j = 0; j < keys; ++j) {
-    if (visible[j] == 0) continue;
-    const Vector factor = broadcast(weight<Words>(weights, j));
+  for (std::int64_t j = 0; j < keys; j += Words::kPerWord, values += width) {
+    std::uint32_t mask = visible[j] != 0 ? 0xffffffffu : 0;
+    if constexpr (kPairs<Words>) {
+      const bool next = j + 1 < keys && visible[j + 1] != 0;
+      mask = (mask & 0xffffu) | (next ? 0xffff0000u : 0);
+    }
+    if (mask == 0) continue;
+    const Vector factor = broadcast(weights[j / Words::kPerWord]);
     for (std::int64_t c = 0; c < width; c += kLanes) {
-      Vector value = load(values + j / Words::kPerWord * width + c);
-      if constexpr (kPairs<Words>) {
-        value = (Vector)(j % 2 == 0 ? (Bits)value << 16 : (Bits)value & 0xffff0000u);
-      }
-      store(out + c, fma(factor, value, load(out + c)));
+      const Vector value = (Vector)(load_vector<Bits>(values + c) & mask);
+      store(out + c, Words::multiply_add(load(out + c), factor, value));
     }
   }
 }
@@ -403,8 +398,9 @@ constexpr TileMath make_math(double multiply_adds_per_us,
           combine,
           store_row,
           multiply_adds_per_us,
-          {InPlaceWords::kPerWord, load_query<InPlaceWords>, score_in_place<InPlaceWords>,
-           soften<InPlaceWords, kTile, 1>, finite_in_place, add_in_place<InPlaceWords>}};
+          {InPlaceWords::kPerWord, std::is_same_v<Words, InPlaceWords>, load_query<InPlaceWords>,
+           score_in_place<InPlaceWords>, soften<InPlaceWords, kTile, 1>, finite_in_place,
+           add_in_place<InPlaceWords>}};
 }
 
 }  // namespace
