@@ -15,6 +15,7 @@ namespace octavo {
 namespace {
 
 constexpr std::int64_t kSide = 16;  // rows, and words of a row, of a tile
+static_assert(kPanel == 2 * kSide);
 
 /// Asks Linux for the use of tile registers, which it grants to a process once.
 bool may_use_tiles() {
@@ -25,23 +26,28 @@ bool may_use_tiles() {
   return granted;
 }
 
-/// All eight tiles in full size, for as long as this lives.
+/// All eight tiles in full size. A constant, because GCC's _tile_loadconfig says that it reads only
+/// the first bytes of what it is given.
+struct alignas(64) TileConfig {
+  std::uint8_t palette = 1;
+  std::uint8_t start_row = 0;
+  std::uint8_t reserved[14] = {};
+  std::uint16_t bytes[16] = {};
+  std::uint8_t rows[16] = {};
+
+  constexpr TileConfig() {
+    for (int i = 0; i < 8; ++i) {
+      bytes[i] = kSide * 4;
+      rows[i] = kSide;
+    }
+  }
+};
+constexpr TileConfig kFullTiles;
+
+/// The tiles, for as long as this lives.
 class Tiles {
  public:
-  Tiles() {
-    struct alignas(64) Config {
-      std::uint8_t palette = 1;
-      std::uint8_t start_row = 0;
-      std::uint8_t reserved[14] = {};
-      std::uint16_t bytes[16] = {};
-      std::uint8_t rows[16] = {};
-    } config;
-    for (int i = 0; i < 8; ++i) {
-      config.bytes[i] = kSide * 4;
-      config.rows[i] = kSide;
-    }
-    _tile_loadconfig(&config);
-  }
+  Tiles() { _tile_loadconfig(&kFullTiles); }
   ~Tiles() { _tile_release(); }
   Tiles(const Tiles&) = delete;
   Tiles& operator=(const Tiles&) = delete;
@@ -53,9 +59,9 @@ void multiply_tiles(const Product& p, std::int64_t row, std::int64_t rows, std::
                     float* c, std::int64_t ldc) {
   const auto [begin, end] = p.words(row, rows, Bf16Pairs::kPerWord, kSide);
   const float* a = p.a + row * p.lda;
-  const float* b = p.b + column;
+  const float* b = p.b + panel(column, p.b_rows);
   const std::int64_t a_pitch = p.lda * 4;  // bytes
-  const std::int64_t b_pitch = p.ldb * 4;
+  const std::int64_t b_pitch = kPanel * 4;
   const std::int64_t c_pitch = ldc * 4;
   if (p.accumulate) {
     _tile_loadd(0, c, c_pitch);
@@ -70,10 +76,10 @@ void multiply_tiles(const Product& p, std::int64_t row, std::int64_t rows, std::
   }
   for (std::int64_t k = begin; k < end; k += kSide) {
     _tile_loadd(4, a + k, a_pitch);
-    _tile_loadd(6, b + k * p.ldb, b_pitch);
+    _tile_loadd(6, b + k * kPanel, b_pitch);
     _tile_dpbf16ps(0, 4, 6);
     if constexpr (Columns > 1) {
-      _tile_loadd(7, b + k * p.ldb + kSide, b_pitch);
+      _tile_loadd(7, b + k * kPanel + kSide, b_pitch);
       _tile_dpbf16ps(1, 4, 7);
     }
     if constexpr (Rows > 1) {

@@ -45,8 +45,8 @@ struct Product {
   std::int64_t rows, columns, depth;
   const float* a;
   std::int64_t lda;
-  const float* b;
-  std::int64_t ldb;
+  const float* b;       ///< packed by TileMath
+  std::int64_t b_rows;  ///< that it has room for: K's words of d, V's words of a tile
   float* c;
   std::int64_t ldc;
   bool accumulate;
@@ -127,15 +127,15 @@ struct TileMath {
 
   /// A row of Q becomes words [padded words(d)], zeros at the end.
   void (*load_query)(DType dtype, const std::byte* row, std::int64_t d, float* target);
-  /// K [count, d] becomes words [words(d), tile]; a null row becomes zeros, and so do the columns
-  /// up to the next multiple of kStripe. `keys` [count + kAhead]: the last are those loaded next.
-  /// `rows` [kStripe, padded d] is scratch.
+  /// K [count, d] becomes words [words(d), tile], in an order of `multiply`'s own; a null row
+  /// becomes zeros, and so do the columns up to the next multiple of kStripe. `keys` [count +
+  /// kAhead]: the last are those loaded next. `rows` [kStripe, padded d] is scratch.
   void (*load_keys)(DType dtype, const std::byte* const* keys, std::int64_t count, std::int64_t d,
                     float* rows, float* target);
-  /// V [count, dv] becomes words [words(count), padded dv]. `values` is as `keys` above.
+  /// V [count, dv] becomes words [words(count), padded dv], likewise. `values` is as `keys` above.
   void (*load_values)(DType dtype, const std::byte* const* values, std::int64_t count,
                       std::int64_t dv, float* target);
-  bool (*all_finite)(const float* values, std::int64_t words);  ///< words: multiple of kStripe
+  bool (*all_finite)(const float* values, std::int64_t keys, std::int64_t width);
   void (*multiply)(const Product& product);
   /// out += weights . V over the visible keys alone.
   void (*add_visible)(const float* weights, const std::int32_t* visible, std::int64_t keys,

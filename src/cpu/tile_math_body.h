@@ -36,7 +36,7 @@ OCTAVO_TARGET [[gnu::noinline]] void multiply_block(const Product& p, std::int64
   const float* b = p.b + column;
   float* c = p.c + row * p.ldc + column;
   const std::int64_t lda = p.lda;
-  const std::int64_t ldb = p.ldb;
+  const std::int64_t ldb = p.ldc;  // B is packed as wide as C
   Vector sums[Rows][Vectors];
   for (int r = 0; r < Rows; ++r) {
     for (int v = 0; v < Vectors; ++v) {
@@ -181,9 +181,9 @@ OCTAVO_TARGET void load_values(DType dtype, const std::byte* const* values, std:
   }
 }
 
-OCTAVO_TARGET bool all_finite(const float* values, std::int64_t count) {
+OCTAVO_TARGET bool all_finite(const float* values, std::int64_t keys, std::int64_t width) {
   Vector nan_if_not = {};
-  for (std::int64_t i = 0; i < count; i += kLanes) nan_if_not += load(values + i) * 0.0f;
+  for (std::int64_t i = 0; i < keys * width; i += kLanes) nan_if_not += load(values + i) * 0.0f;
   float sum = 0;
   for (int lane = 0; lane < kLanes; ++lane) sum += nan_if_not[lane];
   return sum == 0;

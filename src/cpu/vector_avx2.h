@@ -58,14 +58,14 @@ Vector load_as_floats(const std::byte* row, std::int64_t index, std::int64_t end
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(sixteen_bytes()), 16));
   } else if constexpr (T == DType::e5m2) {  // the upper byte of a half
     return _mm256_cvtph_ps(_mm_slli_epi16(_mm_cvtepu8_epi16(eight_bytes()), 8));
-  } else {  // the exponent goes into place; the product makes subnormals right too
-    const __m256i bits = _mm256_cvtepu8_epi32(eight_bytes());
-    const __m256i low = _mm256_and_si256(bits, _mm256_set1_epi32(0x7f));
-    const Vector magnitude = _mm256_castsi256_ps(_mm256_slli_epi32(low, 20)) * broadcast(0x1p120f);
-    const __m256i nan = _mm256_cmpeq_epi32(low, _mm256_set1_epi32(0x7f));
-    const __m256i sign = _mm256_slli_epi32(_mm256_andnot_si256(_mm256_set1_epi32(0x7f), bits), 24);
-    return _mm256_or_ps(_mm256_or_ps(magnitude, _mm256_castsi256_ps(nan)),
-                        _mm256_castsi256_ps(sign));
+  } else {  // the bits in place of a half's are the value over 256; 1.875 is NaN's
+    const __m128i words = _mm_cvtepi8_epi16(eight_bytes());
+    const __m128i bits =
+        _mm_and_si128(_mm_slli_epi16(words, 7), _mm_set1_epi16(std::int16_t(0xbf80)));
+    const Vector halves = _mm256_cvtph_ps(bits);
+    const Vector magnitude = _mm256_andnot_ps(broadcast(-0.0f), halves);
+    const Vector nan = _mm256_cmp_ps(magnitude, broadcast(1.875f), _CMP_EQ_OQ);
+    return _mm256_or_ps(halves * broadcast(256), nan);
   }
 }
 

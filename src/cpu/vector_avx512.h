@@ -52,15 +52,15 @@ Vector load_as_floats(const std::byte* row, std::int64_t index, std::int64_t end
   } else if constexpr (T == DType::e5m2) {  // the upper byte of a half
     const __m256i bits = _mm256_cvtepu8_epi16(_mm_maskz_loadu_epi8(mask, at));
     return _mm512_cvtph_ps(_mm256_slli_epi16(bits, 8));
-  } else {  // the exponent goes into place; the product makes subnormals right too
-    const __m512i bits = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(mask, at));
-    const __m512i low = _mm512_and_si512(bits, _mm512_set1_epi32(0x7f));
-    const __m512 magnitude =
-        _mm512_mul_ps(_mm512_castsi512_ps(_mm512_slli_epi32(low, 20)), _mm512_set1_ps(0x1p120f));
-    const __mmask16 nan = _mm512_cmpeq_epi32_mask(low, _mm512_set1_epi32(0x7f));
-    const __m512i sign = _mm512_slli_epi32(_mm512_andnot_si512(_mm512_set1_epi32(0x7f), bits), 24);
-    const __m512i value = _mm512_mask_set1_epi32(_mm512_castps_si512(magnitude), nan, 0x7fc00000);
-    return _mm512_castsi512_ps(_mm512_or_si512(value, sign));
+  } else {  // the bits in place of a half's are the value over 256; 1.875 is NaN's
+    const __m256i words = _mm256_cvtepi8_epi16(_mm_maskz_loadu_epi8(mask, at));
+    const __m256i bits =
+        _mm256_and_si256(_mm256_slli_epi16(words, 7), _mm256_set1_epi16(std::int16_t(0xbf80)));
+    const __mmask16 nan = _mm256_cmpeq_epi16_mask(_mm256_and_si256(words, _mm256_set1_epi16(0x7f)),
+                                                  _mm256_set1_epi16(0x7f));
+    const __m512 finite = _mm512_mul_ps(_mm512_cvtph_ps(bits), _mm512_set1_ps(256));
+    return _mm512_castsi512_ps(
+        _mm512_mask_set1_epi32(_mm512_castps_si512(finite), nan, 0x7fc00000));
   }
 }
 

@@ -81,6 +81,15 @@ void load_query(DType dtype, const std::byte* row, std::int64_t d, float* target
   });
 }
 
+// K and V are packed in panels of kPanel columns, each [rows, kPanel]: a block of sums reads one
+// panel from end to end. Rows as wide as all columns would lie in few sets of the nearest cache.
+constexpr std::int64_t kPanel = kMostVectors * kLanes;
+
+/// Where a column begins, in panels of so many rows.
+constexpr std::int64_t panel(std::int64_t column, std::int64_t rows) {
+  return column / kPanel * kPanel * rows + column % kPanel;
+}
+
 template <typename Words, std::int64_t kTile>
 void load_keys(DType dtype, const std::byte* const* keys, std::int64_t count, std::int64_t d,
                float*, float* target) {
@@ -96,62 +105,63 @@ void load_keys(DType dtype, const std::byte* const* keys, std::int64_t count, st
             rows[i] = Words::template load<T>(keys[j + i], w, d);
           }
         }
-        transpose(rows, target + w * kTile + j, kTile);
+        transpose(rows, target + panel(j, padded(words)) + w * kPanel, kPanel);
       }
     }
   });
 }
 
 /// `kDepthStep`: what follows is zeros, up to a multiple of so many words.
-template <typename Words, std::int64_t kDepthStep>
+template <typename Words, std::int64_t kTile, std::int64_t kDepthStep>
 void load_values(DType dtype, const std::byte* const* values, std::int64_t count, std::int64_t dv,
                  float* target) {
   constexpr std::int64_t kStep = Words::kPerWord;
+  constexpr std::int64_t kRows = kTile / kStep;
   const std::int64_t bytes = dv * static_cast<std::int64_t>(size_of(dtype));
+  const std::int64_t end = (count + kStep * kDepthStep - 1) / (kStep * kDepthStep) * kDepthStep;
   with_dtype(dtype, [&]<DType T> {
-    const auto load_or_zero = [&](const std::byte* row, std::int64_t index) {
-      return row != nullptr ? load_as_floats<T>(row, index, dv) : Vector{};
+    const auto load_or_zero = [&](std::int64_t j, std::int64_t index) {
+      const bool has = j < count && values[j] != nullptr;
+      return has ? load_as_floats<T>(values[j], index, dv) : Vector{};
     };
-    for (std::int64_t j = 0; j < count; j += kStep, target += padded(dv)) {
+    for (std::int64_t row = 0; row < end; ++row) {
+      const std::int64_t j = row * kStep;
       for (std::int64_t i = j; i < std::min(j + kStep, count); ++i) {
         fetch(values[i + kAhead], bytes);
       }
       for (std::int64_t c = 0; c < padded(dv); c += kLanes) {
-        Vector words = load_or_zero(values[j], c);
+        Vector words = load_or_zero(j, c);
         if constexpr (kPairs<Words>) {  // exact: the upper halves are bf16
-          const Vector next = load_or_zero(j + 1 < count ? values[j + 1] : nullptr, c);
-          words = (Vector)((Bits)words >> 16 | ((Bits)next & 0xffff0000u));
+          words = (Vector)((Bits)words >> 16 | ((Bits)load_or_zero(j + 1, c) & 0xffff0000u));
         }
-        store(target + c, words);
+        store(target + panel(c, kRows) + row * kPanel, words);
       }
     }
   });
-  const std::int64_t words = (count + kStep - 1) / kStep;
-  const std::int64_t more = (kDepthStep - words % kDepthStep) % kDepthStep;
-  std::fill_n(target, more * padded(dv), 0.0f);
 }
 
-template <typename Words>
-bool all_finite(const float* values, std::int64_t words) {
+template <typename Words, std::int64_t kTile>
+bool all_finite(const float* values, std::int64_t keys, std::int64_t width) {
+  constexpr std::int64_t kRows = kTile / Words::kPerWord;
   Vector sum = {};  // of zeros, unless some value is not finite
   Vector lower = {};
-  for (std::int64_t i = 0; i < words; i += kLanes) {
-    const Vector x = load(values + i);
-    sum = fma(x, Vector{}, sum);  // the upper of a pair: the lower only adds to the significand
-    if constexpr (kPairs<Words>) lower = fma((Vector)((Bits)x << 16), Vector{}, lower);
+  for (std::int64_t c = 0; c < width; c += kLanes) {
+    for (std::int64_t row = 0; row * Words::kPerWord < keys; ++row) {
+      const Vector x = load(values + panel(c, kRows) + row * kPanel);
+      sum = fma(x, Vector{}, sum);  // the upper of a pair: the lower only adds to the significand
+      if constexpr (kPairs<Words>) lower = fma((Vector)((Bits)x << 16), Vector{}, lower);
+    }
   }
   return sum_lanes(sum + lower) == 0;
 }
 
-/// C's rows [row, row + Rows) and so many vectors, from B's row `begin` to `end`.
 template <typename Words, int Rows, int Vectors>
 [[gnu::noinline]] void multiply_block(const Product& p, std::int64_t row, std::int64_t column,
                                       std::int64_t begin, std::int64_t end) {
   const float* a = p.a + row * p.lda;
-  const float* b = p.b + begin * p.ldb + column;
+  const float* b = p.b + panel(column, p.b_rows) + begin * kPanel;
   float* c = p.c + row * p.ldc + column;
   const std::int64_t lda = p.lda;
-  const std::int64_t ldb = p.ldb;
   const std::int64_t ldc = p.ldc;
   Vector sums[Rows][Vectors] = {};
   if (p.accumulate) {
@@ -161,7 +171,7 @@ template <typename Words, int Rows, int Vectors>
       for (int v = 0; v < Vectors; ++v) sums[r][v] = load(c + r * ldc + v * kLanes);
     }
   }
-  for (std::int64_t k = begin; k < end; ++k, b += ldb) {
+  for (std::int64_t k = begin; k < end; ++k, b += kPanel) {
     Vector right[Vectors];
 #pragma GCC unroll 4
     for (int v = 0; v < Vectors; ++v) right[v] = load(b + v * kLanes);
@@ -358,20 +368,22 @@ inline void combine(float* total, float before, const float* part, float after,
 
 /// Hidden values of a pair become 0, as their weights are, so that the bits are those of
 /// `multiply`.
-template <typename Words>
+template <typename Words, std::int64_t kTile>
 void add_visible(const float* weights, const std::int32_t* visible, std::int64_t keys,
                  const float* values, float* out, std::int64_t width) {
-  for (std::int64_t j = 0; j < keys; j += Words::kPerWord, values += width) {
+  constexpr std::int64_t kRows = kTile / Words::kPerWord;
+  for (std::int64_t row = 0; row * Words::kPerWord < keys; ++row) {
+    const std::int64_t j = row * Words::kPerWord;
     std::uint32_t mask = visible[j] != 0 ? 0xffffffffu : 0;
     if constexpr (kPairs<Words>) {
       const bool next = j + 1 < keys && visible[j + 1] != 0;
       mask = (mask & 0xffffu) | (next ? 0xffff0000u : 0);
     }
     if (mask == 0) continue;
-    const Vector factor = broadcast(weights[j / Words::kPerWord]);
+    const Vector factor = broadcast(weights[row]);
     for (std::int64_t c = 0; c < width; c += kLanes) {
-      const Vector value = (Vector)(load_vector<Bits>(values + c) & mask);
-      store(out + c, Words::multiply_add(load(out + c), factor, value));
+      const auto words = load_vector<Bits>(values + panel(c, kRows) + row * kPanel);
+      store(out + c, Words::multiply_add(load(out + c), factor, (Vector)(words & mask)));
     }
   }
 }
@@ -390,10 +402,10 @@ constexpr TileMath make_math(double multiply_adds_per_us,
           Words::kPerWord,
           load_query<Words>,
           load_keys<Words, kTile>,
-          load_values<Words, kDepthStep>,
-          all_finite<Words>,
+          load_values<Words, kTile, kDepthStep>,
+          all_finite<Words, kTile>,
           multiply_words,
-          add_visible<Words>,
+          add_visible<Words, kTile>,
           soften<Words, kTile, kDepthStep>,
           combine,
           store_row,

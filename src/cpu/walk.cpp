@@ -72,10 +72,12 @@ class Scratch {
     const std::int64_t dv = padded(p.dv);
     const std::int64_t state = kRows * (dv + 2);
     float** const parts[] = {&q, &k, &v, &scores, &key_rows, &part, &total};
-    // Arithmetic that takes rows in sixteens reads as many past the last.
+    // Arithmetic that takes rows in sixteens reads as many past the last; panels may be as wide as
+    // two stripes.
     constexpr std::int64_t kReadRows = kRows + 16;
-    const std::int64_t sizes[] = {kReadRows * d, d * tile, tile * dv, kReadRows * tile,
-                                  kStripe * d,   state,    state};
+    const std::int64_t sizes[] = {
+        kReadRows * d, d * tile, tile * (dv + kStripe), kReadRows * tile, kStripe * d,
+        state,         state};
     std::int64_t size = 0;
     for (std::int64_t part_size : sizes) size += padded(part_size);
     if (size > size_) {
@@ -294,17 +296,18 @@ class Walk {
                     const std::byte* const* tokens) {
     math_.load_keys(p_.kv, tokens, keys, p_.d, scratch_.key_rows, scratch_.k);
     math_.multiply({last - first, padded(keys), words(p_.d, math_.per_word),
-                    scratch_.q + first * q_pitch_, q_pitch_, scratch_.k, math_.tile, scores(first),
-                    math_.tile, false, masked ? spans_ + first : nullptr});
+                    scratch_.q + first * q_pitch_, q_pitch_, scratch_.k,
+                    padded(words(p_.d, math_.per_word)), scores(first), math_.tile, false,
+                    masked ? spans_ + first : nullptr});
   }
 
   void add_packed(std::int64_t first, std::int64_t last, std::int64_t tile, std::int64_t keys,
                   bool masked, const std::byte* const* values) {
     math_.load_values(p_.kv, values, keys, p_.dv, scratch_.v);
-    if (!masked || math_.all_finite(scratch_.v, words(keys, math_.per_word) * width_)) {
+    if (!masked || math_.all_finite(scratch_.v, keys, width_)) {
       math_.multiply({last - first, width_, words(keys, math_.per_word), scores(first), math_.tile,
-                      scratch_.v, width_, part_.out + first * width_, width_, true, nullptr,
-                      masked ? spans_ + first : nullptr});
+                      scratch_.v, words(math_.tile, math_.per_word), part_.out + first * width_,
+                      width_, true, nullptr, masked ? spans_ + first : nullptr});
       return;
     }
     // A hidden value may be infinite or NaN, and then 0 times it is not 0.
