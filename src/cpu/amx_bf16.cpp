@@ -1,12 +1,10 @@
-// Products of bf16 pairs on AMX tiles; everything else, and few rows, as in avx512_bf16.cpp.
+// Products of bf16 pairs on AMX tiles. Few rows are computed in floats, everything else as in
+// avx512_bf16.cpp.
 //
 // A tile holds 16 rows of 16 words: A straight from rows of Q or weights, B from packed K or V,
 // whose words are the pairs that tdpbf16ps wants. Rows beyond the last are computed and dropped, so
 // that each row's sums run in the same order whatever rows stand beside it.
-#include <sys/syscall.h>
-#include <unistd.h>
-
-#include "cpu/isa.h"
+#include "cpu/amx_tiles.h"
 #include "cpu/kernels.h"
 #include "cpu/vector_math.h"
 #include "cpu/walk.h"
@@ -16,33 +14,6 @@ namespace {
 
 constexpr std::int64_t kSide = 16;  // rows, and words of a row, of a tile
 static_assert(kPanel == 2 * kSide);
-
-/// Asks Linux for the use of tile registers, which it grants to a process once.
-bool may_use_tiles() {
-  constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
-  constexpr long kTileData = 18;               // XFEATURE_XTILEDATA
-  static const bool granted =
-      has_amx_bf16() && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
-  return granted;
-}
-
-/// All eight tiles in full size. A constant, because GCC's _tile_loadconfig says that it reads only
-/// the first bytes of what it is given.
-struct alignas(64) TileConfig {
-  std::uint8_t palette = 1;
-  std::uint8_t start_row = 0;
-  std::uint8_t reserved[14] = {};
-  std::uint16_t bytes[16] = {};
-  std::uint8_t rows[16] = {};
-
-  constexpr TileConfig() {
-    for (int i = 0; i < 8; ++i) {
-      bytes[i] = kSide * 4;
-      rows[i] = kSide;
-    }
-  }
-};
-constexpr TileConfig kFullTiles;
 
 /// The tiles, for as long as this lives.
 class Tiles {
