@@ -11,9 +11,11 @@ namespace octavo {
 // What this processor, and the system's saving of its registers, allow.
 
 #if defined(__x86_64__)
+/// Clang 14's __builtin_cpu_supports does not know F16C. Leaf 1: ECX bit 29.
 inline bool has_avx2() {
+  unsigned a = 0, b = 0, c = 0, d = 0;
   return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") &&
-         __builtin_cpu_supports("f16c");
+         __get_cpuid(1, &a, &b, &c, &d) != 0 && (c >> 29 & 1) != 0;
 }
 inline bool has_avx512() {
   return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&

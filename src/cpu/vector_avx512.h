@@ -111,8 +111,8 @@ inline void transpose(Vector* rows, float* target, std::int64_t pitch) {
 /// The magnitudes of an fp8 format as bf16, which holds them exactly.
 template <float (*decode)(std::uint8_t)>
 struct Magnitudes {
-  alignas(64) std::uint16_t bf16[128];
-  constexpr Magnitudes() : bf16() {
+  alignas(64) std::uint16_t bf16[128] = {};
+  constexpr Magnitudes() {
     for (int i = 0; i < 128; ++i) {
       const auto bits = std::bit_cast<std::uint32_t>(decode(static_cast<std::uint8_t>(i)));
       bf16[i] = static_cast<std::uint16_t>(bits >> 16);
