@@ -1,4 +1,4 @@
-// The operations of vector_math.h in AVX2, FMA and F16C.
+// The operations of vector.h in AVX2, FMA and F16C.
 #pragma once
 
 #include <immintrin.h>
@@ -15,7 +15,6 @@ namespace {
 using Vector = __m256;
 constexpr int kLanes = 8;
 constexpr int kMostVectors = 2;
-template <int Vectors>
 constexpr int kBlockRows = 6;
 constexpr int kRowsInPlace = 2;
 

@@ -1,4 +1,4 @@
-// The operations of vector_math.h in AVX-512 F, BW, DQ and VL; and pairs of bf16 in AVX512_BF16.
+// The operations of vector.h in AVX-512 F, BW, DQ and VL; and pairs of bf16 in AVX512_BF16.
 #pragma once
 
 #include <immintrin.h>
@@ -17,7 +17,6 @@ namespace {
 using Vector = __m512;
 constexpr int kLanes = 16;
 constexpr int kMostVectors = 2;  // of a row in a block of sums
-template <int Vectors>
 constexpr int kBlockRows = 8;
 constexpr int kRowsInPlace = 4;
 

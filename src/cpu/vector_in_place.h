@@ -1,4 +1,4 @@
-// InPlaceMath on vectors. Internal linkage, as in vector_math.h.
+// InPlaceMath on vectors. Internal linkage, as in vector.h.
 #pragma once
 
 #include <algorithm>
@@ -7,6 +7,7 @@
 #include "core/limits.h"
 #include "cpu/convert.h"
 #include "cpu/tile_math.h"
+#include "cpu/vector.h"
 
 namespace octavo {
 namespace {

@@ -1,76 +1,25 @@
-// TileMath on vectors of floats, for the instruction set that the including kernel's file is
-// compiled for. Everything has internal linkage, so that no kernel gets another's code. What an
-// instruction set's own header gives:
-//
-//   Vector, kLanes              floats of a register
-//   kMostVectors, kBlockRows    a block of sums: with its operands it fills the registers
-//   kRowsInPlace                rows whose sums with four keys, or four vectors, fill the registers
-//   load, store, broadcast, fma, round to integers
-//   most(a, b)                  a > b ? a : b in each lane: b where either is NaN
-//   scale(x, n)                 x 2^n, or 0 where 2^n is none of the normal numbers
-//   sum_lanes, largest_lane     of one vector
-//   sum_each(x)                 lane i: the sum of the lanes of vector i
-//   load_as_floats<T>(row, index, end)     elements [index, index + kLanes) of a row; those from
-//                               `end` on are 0 and not touched
-//   transpose(rows, target, pitch)         kLanes vectors; `rows` is scratch afterwards
-//   Bf16Pairs                   as Floats below, where the processor multiplies pairs of bf16; and
-//                               interleave(first, second, pairs): two rows of bf16 as two vectors
-//                               of pairs, each of an element of both
+// TileMath on the vectors of vector.h. Internal linkage, as there.
 //
 // Products are fused, so the bits differ from the portable kernel's. They still depend only on the
 // order of keys and dims: the sums of a row never see how many rows or columns a tile has.
 #pragma once
 
 #include <algorithm>
-#include <cstring>
 #include <limits>
 #include <type_traits>
 
 #include "cpu/convert.h"
 #include "cpu/tile_math.h"
-#if defined(__AVX512F__)
-#include "cpu/vector_avx512.h"
-#elif defined(__AVX2__)
-#include "cpu/vector_avx2.h"
-#elif defined(__aarch64__)
-#include "cpu/vector_neon.h"
-#endif
-
-namespace octavo {
-namespace {
-
-/// What a word of scratch holds: a float.
-struct Floats {
-  static constexpr int kPerWord = 1;
-  template <DType T>
-  static Vector load(const std::byte* row, std::int64_t word, std::int64_t elements) {
-    return load_as_floats<T>(row, word, elements);
-  }
-  static Vector multiply_add(Vector sum, Vector a, Vector b) { return fma(a, b, sum); }
-};
-
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
-using Bits = std::uint32_t __attribute__((vector_size(kLanes * sizeof(float))));
-using Integers = std::int32_t __attribute__((vector_size(kLanes * sizeof(float))));
-
-template <typename T>
-T load_vector(const void* at) {
-  T x;
-  std::memcpy(&x, at, sizeof x);
-  return x;
-}
-
-template <typename Words>
-constexpr bool kPairs = Words::kPerWord == 2;
-
-}  // namespace
-}  // namespace octavo
-
+#include "cpu/vector.h"
 #include "cpu/vector_in_place.h"
 
 namespace octavo {
 namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+template <typename Words>
+constexpr bool kPairs = Words::kPerWord == 2;
 
 template <typename Words>
 void load_query(DType dtype, const std::byte* row, std::int64_t d, float* target) {
@@ -207,7 +156,7 @@ void multiply_rows(const Product& p, std::int64_t row, std::int64_t rows, std::i
 /// the same height, as low ones are slow.
 template <typename Words, int Vectors>
 void multiply_columns(const Product& p, std::int64_t column) {
-  constexpr std::int64_t kRows = kBlockRows<Vectors>;
+  constexpr std::int64_t kRows = kBlockRows;
   for (; column + Vectors * kLanes <= p.columns; column += Vectors * kLanes) {
     std::int64_t rows;
     for (std::int64_t row = 0; row < p.rows; row += rows) {

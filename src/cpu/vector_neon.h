@@ -1,4 +1,4 @@
-// The operations of vector_math.h in AArch64's Advanced SIMD; and pairs of bf16 in FEAT_BF16.
+// The operations of vector.h in AArch64's Advanced SIMD; and pairs of bf16 in FEAT_BF16.
 #pragma once
 
 #include <arm_neon.h>
@@ -16,7 +16,6 @@ namespace {
 using Vector = float32x4_t;
 constexpr int kLanes = 4;
 constexpr int kMostVectors = 4;
-template <int Vectors>
 constexpr int kBlockRows = 6;
 constexpr int kRowsInPlace = 4;
 
