@@ -24,7 +24,7 @@ constexpr bool kPairs = Words::kPerWord == 2;
 template <typename Words>
 void load_query(DType dtype, const std::byte* row, std::int64_t d, float* target) {
   with_dtype(dtype, [&]<DType T> {
-    for (std::int64_t w = 0; w < padded((d + Words::kPerWord - 1) / Words::kPerWord); w += kLanes) {
+    for (std::int64_t w = 0; w < padded(words(d, Words::kPerWord)); w += kLanes) {
       store(target + w, Words::template load<T>(row, w, d));
     }
   });
@@ -42,19 +42,19 @@ constexpr std::int64_t panel(std::int64_t column, std::int64_t rows) {
 template <typename Words, std::int64_t kTile>
 void load_keys(DType dtype, const std::byte* const* keys, std::int64_t count, std::int64_t d,
                float*, float* target) {
-  const std::int64_t words = (d + Words::kPerWord - 1) / Words::kPerWord;
+  const std::int64_t depth = words(d, Words::kPerWord);
   const std::int64_t bytes = d * static_cast<std::int64_t>(size_of(dtype));
   with_dtype(dtype, [&]<DType T> {
     for (std::int64_t j = 0; j < padded(count); j += kLanes) {
       for (std::int64_t i = j; i < std::min(j + kLanes, count); ++i) fetch(keys[i + kAhead], bytes);
-      for (std::int64_t w = 0; w < words; w += kLanes) {
+      for (std::int64_t w = 0; w < depth; w += kLanes) {
         Vector rows[kLanes] = {};
         for (int i = 0; i < kLanes; ++i) {
           if (j + i < count && keys[j + i] != nullptr) {
             rows[i] = Words::template load<T>(keys[j + i], w, d);
           }
         }
-        transpose(rows, target + panel(j, padded(words)) + w * kPanel, kPanel);
+        transpose(rows, target + panel(j, padded(depth)) + w * kPanel, kPanel);
       }
     }
   });
@@ -302,8 +302,8 @@ void soften(const Logit& logit, const SoftmaxRow& row) {
     largest_each = most(x, largest_each);
   }
   weigh_row<Words>(row, largest_each, factor, begin, end);
-  const std::int64_t words = (row.columns + Words::kPerWord - 1) / Words::kPerWord;
-  const std::int64_t whole = (words + kDepthStep - 1) / kDepthStep * kDepthStep * Words::kPerWord;
+  constexpr std::int64_t kKeys = kDepthStep * Words::kPerWord;
+  const std::int64_t whole = (row.columns + kKeys - 1) / kKeys * kKeys;
   for (std::int64_t j = 0; j < begin; j += kLanes) store_weights<Words>(scores, j, Vector{});
   for (std::int64_t j = end; j < whole; j += kLanes) store_weights<Words>(scores, j, Vector{});
 }
