@@ -231,6 +231,26 @@ TEST_P(ArgumentsOf, OutMayHoldHeadsBeforeTokens) {
   }
 }
 
+TEST_P(ArgumentsOf, StridesOfOneElementMayBeAnything) {
+  Problem problem = plan().problem();
+  problem.q_len = problem.kv_len = {1};
+  problem.hq = problem.hkv = 1;
+  problem.page_size = 1;
+  const Plan single = select(problem, Device::cpu(), GetParam()).plan();
+  PagedCase buffers(problem, 1);
+  Arguments arguments = buffers.arguments();
+  single.run(arguments);
+  const std::vector<std::byte> expected = buffers.out;
+  arguments.q.stride[0] = arguments.q.stride[1] = kHuge;
+  arguments.out.stride[0] = arguments.out.stride[1] = kHuge;
+  arguments.lse.stride[0] = arguments.lse.stride[1] = kHuge;
+  for (KvView* view : {&arguments.k, &arguments.v}) view->stride[1] = view->stride[2] = kHuge;
+  if (buffers.pages == 1) arguments.k.stride[0] = arguments.v.stride[0] = kHuge;
+  arguments.page_table.stride = kHuge;
+  ASSERT_NO_THROW(single.run(arguments));
+  EXPECT_EQ(buffers.out, expected);
+}
+
 /// What only other problems than the one above have, or what only others let through.
 struct Wrong {
   std::string problem;

@@ -330,8 +330,16 @@ class Walk {
 
   InPlace in_place(const KvView& view, const std::byte* const* tokens, std::int64_t keys,
                    std::int64_t width, std::int64_t pitch) const {
-    const std::int64_t stride = view.stride[2] * static_cast<std::int64_t>(size_of(view.dtype));
-    return {p_.kv, tokens, keys, block_.heads, stride, rows_of_head(), width, pitch};
+    // The stride of an axis of one head may be anything.
+    const std::int64_t stride = block_.heads > 1 ? view.stride[2] : 0;
+    return {p_.kv,
+            tokens,
+            keys,
+            block_.heads,
+            stride * static_cast<std::int64_t>(size_of(p_.kv)),
+            rows_of_head(),
+            width,
+            pitch};
   }
 
   /// Columns that pad the tile's keys are hidden.
