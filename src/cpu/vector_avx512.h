@@ -107,53 +107,61 @@ inline void transpose(Vector* rows, float* target, std::int64_t pitch) {
 }
 
 #if defined(__AVX512BF16__)
-/// The magnitudes of an fp8 format as bf16, which holds them exactly.
+/// The bytes of the magnitudes of an fp8 format in bf16, which holds them exactly.
 template <float (*decode)(std::uint8_t)>
 struct Magnitudes {
-  alignas(64) std::uint16_t bf16[128] = {};
+  alignas(64) std::uint8_t low[128] = {};
+  alignas(64) std::uint8_t high[128] = {};
   constexpr Magnitudes() {
     for (int i = 0; i < 128; ++i) {
       const auto bits = std::bit_cast<std::uint32_t>(decode(static_cast<std::uint8_t>(i)));
-      bf16[i] = static_cast<std::uint16_t>(bits >> 16);
+      low[i] = static_cast<std::uint8_t>(bits >> 16);
+      high[i] = static_cast<std::uint8_t>(bits >> 24);
     }
   }
 };
 
-/// 32 bytes of an fp8 format as bf16.
+/// 64 bytes of an fp8 format as bf16.
 template <float (*decode)(std::uint8_t)>
-__m512i decode_fp8(__m256i bytes) {
+[[gnu::always_inline]] inline void decode_fp8(__m512i bytes, Vector* two) {
   static constexpr Magnitudes<decode> kMagnitudes;
-  const auto part = [](int i) { return _mm512_load_si512(kMagnitudes.bf16 + 32 * i); };
-  const __m512i words = _mm512_cvtepu8_epi16(bytes);
-  const __m512i low = _mm512_permutex2var_epi16(part(0), words, part(1));
-  const __m512i high = _mm512_permutex2var_epi16(part(2), words, part(3));
-  const __mmask32 is_high = _mm512_test_epi16_mask(words, _mm512_set1_epi16(0x40));
-  const __m512i magnitude = _mm512_mask_mov_epi16(low, is_high, high);
+  const auto look_up = [](__m512i index, const std::uint8_t* table) {
+    return _mm512_permutex2var_epi8(_mm512_load_si512(table), index, _mm512_load_si512(table + 64));
+  };
+  // Of each sixteen bytes, unpacking takes eight into the first vector and eight into the second.
+  const __m512i index = _mm512_permutexvar_epi64(_mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7), bytes);
   constexpr int kOrAnd = 0xf8;  // a | b & c
-  return _mm512_ternarylogic_epi32(magnitude, _mm512_slli_epi16(words, 8),
-                                   _mm512_set1_epi16(std::int16_t(0x8000)), kOrAnd);
+  const __m512i low = look_up(index, kMagnitudes.low);
+  const __m512i high = _mm512_ternarylogic_epi32(look_up(index, kMagnitudes.high), index,
+                                                 _mm512_set1_epi8(std::int8_t(0x80)), kOrAnd);
+  two[0] = _mm512_castsi512_ps(_mm512_unpacklo_epi8(low, high));
+  two[1] = _mm512_castsi512_ps(_mm512_unpackhi_epi8(low, high));
 }
 
 struct Bf16Pairs {
   static constexpr int kPerWord = 2;
 
   template <DType T>
-  static Vector load(const std::byte* row, std::int64_t word, std::int64_t elements) {
+  static Vector load(const std::byte* row, std::int64_t word, std::int64_t end) {
     const std::int64_t index = 2 * word;
-    const std::int64_t rest = elements - index;
-    const std::byte* at = row + index * static_cast<std::int64_t>(size_of(T));
-    const __mmask32 mask = rest >= 32 ? ~0u : (1u << std::max<std::int64_t>(0, rest)) - 1;
     if constexpr (T == DType::bf16) {
-      return _mm512_castsi512_ps(_mm512_maskz_loadu_epi16(mask, at));
-    } else if constexpr (T == DType::e4m3) {
-      return _mm512_castsi512_ps(decode_fp8<from_e4m3>(_mm256_maskz_loadu_epi8(mask, at)));
-    } else if constexpr (T == DType::e5m2) {
-      return _mm512_castsi512_ps(decode_fp8<from_e5m2>(_mm256_maskz_loadu_epi8(mask, at)));
+      return _mm512_castsi512_ps(
+          _mm512_maskz_loadu_epi16(first_words(end - index), row + 2 * index));
+    } else if constexpr (is_fp8(T)) {
+      Vector two[2];
+      decode<T>(
+          _mm512_castsi256_si512(_mm256_maskz_loadu_epi8(first_words(end - index), row + index)),
+          two);
+      return two[0];
     } else {
-      const Vector low = load_as_floats<T>(row, index, elements);
-      const Vector high = load_as_floats<T>(row, index + kLanes, elements);
+      const Vector low = load_as_floats<T>(row, index, end);
+      const Vector high = load_as_floats<T>(row, index + kLanes, end);
       return (Vector)_mm512_cvtne2ps_pbh(high, low);
     }
+  }
+  template <DType T>
+  requires(is_fp8(T)) static void load_two(const std::byte* row, std::int64_t word, Vector* two) {
+    decode<T>(_mm512_loadu_si512(row + 2 * word), two);
   }
   static void interleave(Vector first, Vector second, Vector* pairs) {
     std::uint16_t lanes[2][32];
@@ -172,6 +180,15 @@ struct Bf16Pairs {
   }
   static void store_rounded(std::uint16_t* at, Vector x) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), (__m256i)_mm512_cvtneps_pbh(x));
+  }
+
+ private:
+  static __mmask32 first_words(std::int64_t count) {
+    return count >= 32 ? ~0u : (1u << std::max<std::int64_t>(0, count)) - 1;
+  }
+  template <DType T>
+  [[gnu::always_inline]] static void decode(__m512i bytes, Vector* two) {
+    decode_fp8<T == DType::e4m3 ? from_e4m3 : from_e5m2>(bytes, two);
   }
 };
 #endif

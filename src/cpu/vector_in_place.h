@@ -14,6 +14,13 @@ namespace {
 
 alignas(64) constexpr std::byte kZeros[kMaxHeadDim * 4] = {};  // a row of the widest dim
 
+/// Whether two vectors of words are loaded together in less time: `Words::load_two<T>(row, word,
+/// two)`
+template <typename Words, DType T>
+constexpr bool kLoadsTwo = requires(Vector* two) {
+  Words::template load_two<T>(nullptr, 0, two);
+};
+
 // Sums stay in registers if the functions that hold them are not inlined.
 
 /// Scores of four keys and a few rows.
@@ -22,10 +29,7 @@ template <typename Words, DType T, int Rows>
                                   std::int64_t d, float* scores, std::int64_t scores_pitch) {
   constexpr int kSums = (4 * Rows + kLanes - 1) / kLanes * kLanes;
   Vector sums[kSums] = {};
-  const auto add = [&](std::int64_t w, std::int64_t end) __attribute__((always_inline)) {
-    Vector k[4];
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) k[j] = Words::template load<T>(keys[j], w, end);
+  const auto add = [&](std::int64_t w, const Vector* k) __attribute__((always_inline)) {
 #pragma GCC unroll 4
     for (int r = 0; r < Rows; ++r) {
       const Vector query = load(q + r * pitch + w);
@@ -35,10 +39,30 @@ template <typename Words, DType T, int Rows>
       }
     }
   };
+  const auto load_and_add = [&](std::int64_t w, std::int64_t end) __attribute__((always_inline)) {
+    Vector k[4];
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) k[j] = Words::template load<T>(keys[j], w, end);
+    add(w, k);
+  };
   constexpr std::int64_t kPer = Words::kPerWord;
   std::int64_t w = 0;
-  for (; (w + kLanes) * kPer <= d; w += kLanes) add(w, (w + kLanes) * kPer);
-  if (w * kPer < d) add(w, d);
+  if constexpr (kLoadsTwo<Words, T>) {
+    for (; (w + 2 * kLanes) * kPer <= d; w += 2 * kLanes) {
+      Vector k[2][4];
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) {
+        Vector two[2];
+        Words::template load_two<T>(keys[j], w, two);
+        k[0][j] = two[0];
+        k[1][j] = two[1];
+      }
+      add(w, k[0]);
+      add(w + kLanes, k[1]);
+    }
+  }
+  for (; (w + kLanes) * kPer <= d; w += kLanes) load_and_add(w, (w + kLanes) * kPer);
+  if (w * kPer < d) load_and_add(w, d);
   float all[kSums];
   for (int i = 0; i < kSums; i += kLanes) store(all + i, sum_each(sums + i));
   for (int r = 0; r < Rows; ++r) std::memcpy(scores + r * scores_pitch, all + 4 * r, 16);
@@ -118,15 +142,25 @@ template <typename Words, DType T, int Rows, int Vectors>
   }
   for (std::int64_t j = 0; j < count; j += kPer) {
     Vector values[Vectors + kPer - 1];  // one load of pairs fills two
+    if constexpr (kWhole && kLoadsTwo<Words, T>) {
 #pragma GCC unroll 4
-    for (int v = 0; v < Vectors; v += kPer) {
-      const std::int64_t word = (column + v * kLanes) / kPer;
-      const std::int64_t end = kWhole ? (word + kLanes) * kPer : width;
-      const Vector first = Words::template load<T>(tokens[j], word, end);
-      if constexpr (kPer == 1) {
-        values[v] = first;
-      } else {
-        Words::interleave(first, Words::template load<T>(tokens[j + 1], word, end), values + v);
+      for (int v = 0; v < Vectors; v += 2 * kPer) {
+        Vector first[2], second[2];
+        Words::template load_two<T>(tokens[j], (column + v * kLanes) / kPer, first);
+        Words::template load_two<T>(tokens[j + 1], (column + v * kLanes) / kPer, second);
+        for (int i = 0; i < 2; ++i) Words::interleave(first[i], second[i], values + v + kPer * i);
+      }
+    } else {
+#pragma GCC unroll 4
+      for (int v = 0; v < Vectors; v += kPer) {
+        const std::int64_t word = (column + v * kLanes) / kPer;
+        const std::int64_t end = kWhole ? (word + kLanes) * kPer : width;
+        const Vector first = Words::template load<T>(tokens[j], word, end);
+        if constexpr (kPer == 1) {
+          values[v] = first;
+        } else {
+          Words::interleave(first, Words::template load<T>(tokens[j + 1], word, end), values + v);
+        }
       }
     }
 #pragma GCC unroll 4
@@ -148,7 +182,7 @@ template <typename Words, DType T, int Rows, int Vectors>
 template <typename Words>
 void add_in_place(const InPlace& values, const float* weights, std::int64_t weights_pitch,
                   float* out) {
-  constexpr std::int64_t kTokens = 8;  // at once: streams that the processor can follow
+  constexpr std::int64_t kTokens = 16;  // at once: streams that the processor can follow
   constexpr std::int64_t kStep = 4 * kLanes;
   constexpr int kPer = Words::kPerWord;
   const std::int64_t width = values.width;
