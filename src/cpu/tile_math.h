@@ -106,13 +106,15 @@ struct SoftmaxRow {
 
 /// For few rows: K and V are read where they lie. Rows of Q, weights and O are [heads, rows].
 struct InPlaceMath {
-  std::int64_t per_word = 0;    ///< as in TileMath, of Q and weights; 0: packing always pays
-  bool adds_as_packed = false;  ///< `soften` and `add` give the bits of those of TileMath
-
+  std::int64_t per_word = 0;  ///< as in TileMath, of Q and weights; 0: packing always pays
   void (*load_query)(DType dtype, const std::byte* row, std::int64_t d, float* target) = nullptr;
   /// Scores, `scores_pitch` apart; columns up to the next multiple of kStripe are written.
   void (*score)(const InPlace& keys, const float* q, float* scores,
                 std::int64_t scores_pitch) = nullptr;
+  /// Likewise, with the bits that TileMath's `multiply` gives. Null if `soften` and `add` do not
+  /// give TileMath's.
+  void (*score_as_packed)(const InPlace& keys, const float* q, float* scores,
+                          std::int64_t scores_pitch) = nullptr;
   void (*soften)(const Logit& logit, const SoftmaxRow& row) = nullptr;
   bool (*finite)(const InPlace& values) = nullptr;
   /// out += weights . V

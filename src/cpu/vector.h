@@ -12,7 +12,7 @@
 //   sum_each(x)                 lane i: the sum of the lanes of vector i
 //   load_as_floats<T>(row, index, end)     elements [index, index + kLanes) of a row; those from
 //                               `end` on are 0 and not touched
-//   transpose(rows, target, pitch)         kLanes vectors; `rows` is scratch afterwards
+//   transpose(rows, columns)    of kLanes vectors each
 //   Bf16Pairs                   as Floats below, where the processor multiplies pairs of bf16; and
 //                               interleave(first, second, pairs): two rows of bf16 as two vectors
 //                               of pairs, each of an element of both

@@ -77,7 +77,7 @@ inline Vector sum_each(const Vector* x) {
   return _mm256_permute2f128_ps(a, b, 0x20) + _mm256_permute2f128_ps(a, b, 0x31);
 }
 
-inline void transpose(Vector* rows, float* target, std::int64_t pitch) {
+[[gnu::always_inline]] inline void transpose(const Vector* rows, Vector* columns) {
   Vector fours[8];  // fours[i + l]: in each half, word l of four rows
   for (int i = 0; i < 8; i += 4) {
     const Vector a = _mm256_unpacklo_ps(rows[i], rows[i + 1]);
@@ -90,8 +90,8 @@ inline void transpose(Vector* rows, float* target, std::int64_t pitch) {
     fours[i + 3] = _mm256_shuffle_ps(b, e, 0xee);
   }
   for (int l = 0; l < 4; ++l) {
-    store(target + l * pitch, _mm256_permute2f128_ps(fours[l], fours[4 + l], 0x20));
-    store(target + (4 + l) * pitch, _mm256_permute2f128_ps(fours[l], fours[4 + l], 0x31));
+    columns[l] = _mm256_permute2f128_ps(fours[l], fours[4 + l], 0x20);
+    columns[4 + l] = _mm256_permute2f128_ps(fours[l], fours[4 + l], 0x31);
   }
 }
 

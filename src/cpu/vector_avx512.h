@@ -81,28 +81,31 @@ inline Vector sum_each(const Vector* x) {
   return _mm512_shuffle_f32x4(a, b, 0x88) + _mm512_shuffle_f32x4(a, b, 0xdd);
 }
 
-inline void transpose(Vector* rows, float* target, std::int64_t pitch) {
-  __m512i* words = reinterpret_cast<__m512i*>(rows);
+[[gnu::always_inline]] inline void transpose(const Vector* rows, Vector* columns) {
   __m512i pairs[16];
+#pragma GCC unroll 8
   for (int i = 0; i < 16; i += 2) {
-    pairs[i] = _mm512_unpacklo_epi32(words[i], words[i + 1]);
-    pairs[i + 1] = _mm512_unpackhi_epi32(words[i], words[i + 1]);
+    pairs[i] = (__m512i)_mm512_unpacklo_ps(rows[i], rows[i + 1]);
+    pairs[i + 1] = (__m512i)_mm512_unpackhi_ps(rows[i], rows[i + 1]);
   }
+  __m512i words[16];
+#pragma GCC unroll 4
   for (int i = 0; i < 16; i += 4) {  // words[i + l]: in each quarter, word l of four rows
     words[i] = _mm512_unpacklo_epi64(pairs[i], pairs[i + 2]);
     words[i + 1] = _mm512_unpackhi_epi64(pairs[i], pairs[i + 2]);
     words[i + 2] = _mm512_unpacklo_epi64(pairs[i + 1], pairs[i + 3]);
     words[i + 3] = _mm512_unpackhi_epi64(pairs[i + 1], pairs[i + 3]);
   }
+#pragma GCC unroll 4
   for (int l = 0; l < 4; ++l) {
     const __m512i a = _mm512_shuffle_i32x4(words[l], words[4 + l], 0x88);
     const __m512i b = _mm512_shuffle_i32x4(words[8 + l], words[12 + l], 0x88);
     const __m512i c = _mm512_shuffle_i32x4(words[l], words[4 + l], 0xdd);
     const __m512i e = _mm512_shuffle_i32x4(words[8 + l], words[12 + l], 0xdd);
-    _mm512_storeu_si512(target + l * pitch, _mm512_shuffle_i32x4(a, b, 0x88));
-    _mm512_storeu_si512(target + (8 + l) * pitch, _mm512_shuffle_i32x4(a, b, 0xdd));
-    _mm512_storeu_si512(target + (4 + l) * pitch, _mm512_shuffle_i32x4(c, e, 0x88));
-    _mm512_storeu_si512(target + (12 + l) * pitch, _mm512_shuffle_i32x4(c, e, 0xdd));
+    columns[l] = (Vector)_mm512_shuffle_i32x4(a, b, 0x88);
+    columns[8 + l] = (Vector)_mm512_shuffle_i32x4(a, b, 0xdd);
+    columns[4 + l] = (Vector)_mm512_shuffle_i32x4(c, e, 0x88);
+    columns[12 + l] = (Vector)_mm512_shuffle_i32x4(c, e, 0xdd);
   }
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cstring>
 
 #include "core/limits.h"
@@ -20,6 +21,8 @@ template <typename Words, DType T>
 constexpr bool kLoadsTwo = requires(Vector* two) {
   Words::template load_two<T>(nullptr, 0, two);
 };
+
+constexpr int kMostRows = 2 * kRowsInPlace;  // at once, where half as many others do
 
 // Sums stay in registers if the functions that hold them are not inlined.
 
@@ -68,6 +71,34 @@ template <typename Words, DType T, int Rows>
   for (int r = 0; r < Rows; ++r) std::memcpy(scores + r * scores_pitch, all + 4 * r, 16);
 }
 
+/// Scores of kLanes keys and a few rows: each sum runs over the dims in order.
+template <typename Words, DType T, int Rows>
+[[gnu::noinline]] void score_transposed(const std::byte* const* keys, const float* q,
+                                        std::int64_t pitch, std::int64_t d, float* scores,
+                                        std::int64_t scores_pitch) {
+  Vector sums[Rows] = {};
+  const auto add = [&](std::int64_t w, std::int64_t end) __attribute__((always_inline)) {
+    Vector k[kLanes];
+    Vector of_word[kLanes];
+#pragma GCC unroll 16
+    for (int j = 0; j < kLanes; ++j) k[j] = Words::template load<T>(keys[j], w, end);
+    transpose(k, of_word);
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes; ++i) {
+#pragma GCC unroll 8
+      for (int r = 0; r < Rows; ++r) {
+        sums[r] = Words::multiply_add(sums[r], broadcast(q[r * pitch + w + i]), of_word[i]);
+      }
+    }
+  };
+  constexpr std::int64_t kPer = Words::kPerWord;
+  std::int64_t w = 0;
+  for (; (w + kLanes) * kPer <= d; w += kLanes) add(w, (w + kLanes) * kPer);
+  if (w * kPer < d) add(w, d);
+#pragma GCC unroll 8
+  for (int r = 0; r < Rows; ++r) store(scores + r * scores_pitch, sums[r]);
+}
+
 /// Calls body.operator()<Rows>(first) for rows in groups of Most and then the rest.
 template <int Most, typename Body>
 void in_groups(std::int64_t first, std::int64_t rows, const Body& body) {
@@ -90,22 +121,56 @@ void in_groups(std::int64_t first, std::int64_t rows, const Body& body) {
   }
 }
 
+/// Scores of the first kLanes tokens from `first` on. `body` gets their rows of a head, and the
+/// head.
+template <int Tokens, typename Body>
+[[gnu::always_inline]] inline void for_tokens(const InPlace& rows, std::int64_t first,
+                                              std::int64_t count, const Body& body) {
+  for (std::int64_t h = 0; h < rows.heads; ++h) {
+    fetch_ahead(rows, first, count, h);
+    const std::byte* tokens[Tokens];
+    for (std::int64_t i = 0; i < Tokens; ++i) {
+      const std::byte* token = i < count ? rows.tokens[first + i] : nullptr;
+      tokens[i] = token != nullptr ? token + h * rows.head_stride : kZeros;
+    }
+    body(tokens, h);
+  }
+}
+
+template <typename Words>
+void score_as_packed(const InPlace& keys, const float* q, float* scores,
+                     std::int64_t scores_pitch) {
+  with_dtype(keys.dtype, [&]<DType T> {
+    for (std::int64_t j = 0; j < padded(keys.keys); j += kLanes) {
+      const std::int64_t count = std::clamp<std::int64_t>(keys.keys - j, 0, kLanes);
+      for_tokens<kLanes>(keys, j, count, [&](const std::byte* const* tokens, std::int64_t head) {
+        in_groups<kMostRows>(head * keys.rows, keys.rows, [&]<int Rows>(std::int64_t r) {
+          score_transposed<Words, T, Rows>(tokens, q + r * keys.pitch, keys.pitch, keys.width,
+                                           scores + r * scores_pitch + j, scores_pitch);
+        });
+      });
+    }
+  });
+}
+
 template <typename Words>
 void score_in_place(const InPlace& keys, const float* q, float* scores, std::int64_t scores_pitch) {
+  // Adding up the lanes of a sum for each row and key takes about 3 operations, transposing a
+  // vector of a key log2(kLanes).
+  constexpr std::int64_t kStages = std::bit_width(unsigned{kLanes}) - 1;
+  const std::int64_t vectors = words(words(keys.width, Words::kPerWord), kLanes);
+  if (3 * keys.rows > kStages * vectors) {
+    return score_as_packed<Words>(keys, q, scores, scores_pitch);
+  }
   with_dtype(keys.dtype, [&]<DType T> {
     for (std::int64_t j = 0; j < padded(keys.keys); j += 4) {
-      for (std::int64_t h = 0; h < keys.heads; ++h) {
-        fetch_ahead(keys, j, 4, h);
-        const std::byte* four[4];
-        for (int i = 0; i < 4; ++i) {
-          const std::byte* token = j + i < keys.keys ? keys.tokens[j + i] : nullptr;
-          four[i] = token != nullptr ? token + h * keys.head_stride : kZeros;
-        }
-        in_groups<kRowsInPlace>(h * keys.rows, keys.rows, [&]<int Rows>(std::int64_t r) {
-          score_four<Words, T, Rows>(four, q + r * keys.pitch, keys.pitch, keys.width,
+      const std::int64_t count = std::clamp<std::int64_t>(keys.keys - j, 0, 4);
+      for_tokens<4>(keys, j, count, [&](const std::byte* const* tokens, std::int64_t head) {
+        in_groups<kRowsInPlace>(head * keys.rows, keys.rows, [&]<int Rows>(std::int64_t r) {
+          score_four<Words, T, Rows>(tokens, q + r * keys.pitch, keys.pitch, keys.width,
                                      scores + r * scores_pitch + j, scores_pitch);
         });
-      }
+      });
     }
   });
 }
@@ -135,14 +200,14 @@ template <typename Words, DType T, int Rows, int Vectors>
   constexpr int kPer = Words::kPerWord;
   constexpr bool kWhole = Vectors > 1;
   Vector sums[Rows][Vectors];
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 4
     for (int v = 0; v < Vectors; ++v) sums[r][v] = load(out + r * pitch + column + v * kLanes);
   }
   for (std::int64_t j = 0; j < count; j += kPer) {
     Vector values[Vectors + kPer - 1];  // one load of pairs fills two
-    if constexpr (kWhole && kLoadsTwo<Words, T>) {
+    if constexpr (Vectors >= 2 * kPer && kLoadsTwo<Words, T>) {
 #pragma GCC unroll 4
       for (int v = 0; v < Vectors; v += 2 * kPer) {
         Vector first[2], second[2];
@@ -163,7 +228,7 @@ template <typename Words, DType T, int Rows, int Vectors>
         }
       }
     }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int r = 0; r < Rows; ++r) {
       const Vector factor = broadcast(weights[r * weights_pitch + j / kPer]);
 #pragma GCC unroll 4
@@ -172,7 +237,7 @@ template <typename Words, DType T, int Rows, int Vectors>
       }
     }
   }
-#pragma GCC unroll 4
+#pragma GCC unroll 8
   for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 4
     for (int v = 0; v < Vectors; ++v) store(out + r * pitch + column + v * kLanes, sums[r][v]);
@@ -183,33 +248,26 @@ template <typename Words>
 void add_in_place(const InPlace& values, const float* weights, std::int64_t weights_pitch,
                   float* out) {
   constexpr std::int64_t kTokens = 16;  // at once: streams that the processor can follow
-  constexpr std::int64_t kStep = 4 * kLanes;
-  constexpr int kPer = Words::kPerWord;
   const std::int64_t width = values.width;
   with_dtype(values.dtype, [&]<DType T> {
     for (std::int64_t j = 0; j < values.keys; j += kTokens) {
       const std::int64_t count = std::min(kTokens, values.keys - j);
-      for (std::int64_t h = 0; h < values.heads; ++h) {
-        fetch_ahead(values, j, count, h);
-        const std::byte* tokens[kTokens];
-        for (std::int64_t i = 0; i < kTokens; ++i) {
-          const std::byte* token = i < count ? values.tokens[j + i] : nullptr;
-          tokens[i] = token != nullptr ? token + h * values.head_stride : kZeros;
-        }
-        in_groups<kRowsInPlace>(h * values.rows, values.rows, [&]<int Rows>(std::int64_t r) {
-          const float* w = weights + r * weights_pitch + j / kPer;
+      for_tokens<kTokens>(values, j, count, [&](const std::byte* const* tokens, std::int64_t head) {
+        in_groups<kMostRows>(head * values.rows, values.rows, [&]<int Rows>(std::int64_t r) {
+          constexpr int kVectors = Rows > kRowsInPlace ? 2 : 4;
+          const float* w = weights + r * weights_pitch + j / Words::kPerWord;
           float* o = out + r * values.pitch;
           std::int64_t c = 0;
-          for (; c + kStep <= width; c += kStep) {
-            add_columns<Words, T, Rows, 4>(tokens, count, c, width, w, weights_pitch, o,
-                                           values.pitch);
+          for (; c + kVectors * kLanes <= width; c += kVectors * kLanes) {
+            add_columns<Words, T, Rows, kVectors>(tokens, count, c, width, w, weights_pitch, o,
+                                                  values.pitch);
           }
           for (; c < width; c += kLanes) {
             add_columns<Words, T, Rows, 1>(tokens, count, c, width, w, weights_pitch, o,
                                            values.pitch);
           }
         });
-      }
+      });
     }
   });
 }

@@ -54,7 +54,10 @@ void load_keys(DType dtype, const std::byte* const* keys, std::int64_t count, st
             rows[i] = Words::template load<T>(keys[j + i], w, d);
           }
         }
-        transpose(rows, target + panel(j, padded(depth)) + w * kPanel, kPanel);
+        Vector columns[kLanes];
+        transpose(rows, columns);
+        float* block = target + panel(j, padded(depth)) + w * kPanel;
+        for (int i = 0; i < kLanes; ++i) store(block + i * kPanel, columns[i]);
       }
     }
   });
@@ -359,9 +362,9 @@ constexpr TileMath make_math(double multiply_adds_per_us,
           combine,
           store_row,
           multiply_adds_per_us,
-          {InPlaceWords::kPerWord, std::is_same_v<Words, InPlaceWords>, load_query<InPlaceWords>,
-           score_in_place<InPlaceWords>, soften<InPlaceWords, kTile, 1>, finite_in_place,
-           add_in_place<InPlaceWords>}};
+          {InPlaceWords::kPerWord, load_query<InPlaceWords>, score_in_place<InPlaceWords>,
+           std::is_same_v<Words, InPlaceWords> ? score_as_packed<Words> : nullptr,
+           soften<InPlaceWords, kTile, 1>, finite_in_place, add_in_place<InPlaceWords>}};
 }
 
 }  // namespace

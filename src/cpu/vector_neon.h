@@ -65,19 +65,16 @@ inline Vector sum_each(const Vector* x) {
   return vpaddq_f32(vpaddq_f32(x[0], x[1]), vpaddq_f32(x[2], x[3]));
 }
 
-inline void transpose(Vector* rows, float* target, std::int64_t pitch) {
+[[gnu::always_inline]] inline void transpose(const Vector* rows, Vector* columns) {
   const auto doubles = [](Vector x) { return vreinterpretq_f64_f32(x); };
-  const auto put = [&](int l, float64x2_t x) {
-    store(target + l * pitch, vreinterpretq_f32_f64(x));
-  };
   const Vector a = vtrn1q_f32(rows[0], rows[1]);  // words 0 and 2 of two rows
   const Vector b = vtrn2q_f32(rows[0], rows[1]);
   const Vector c = vtrn1q_f32(rows[2], rows[3]);
   const Vector e = vtrn2q_f32(rows[2], rows[3]);
-  put(0, vtrn1q_f64(doubles(a), doubles(c)));
-  put(1, vtrn1q_f64(doubles(b), doubles(e)));
-  put(2, vtrn2q_f64(doubles(a), doubles(c)));
-  put(3, vtrn2q_f64(doubles(b), doubles(e)));
+  columns[0] = vreinterpretq_f32_f64(vtrn1q_f64(doubles(a), doubles(c)));
+  columns[1] = vreinterpretq_f32_f64(vtrn1q_f64(doubles(b), doubles(e)));
+  columns[2] = vreinterpretq_f32_f64(vtrn2q_f64(doubles(a), doubles(c)));
+  columns[3] = vreinterpretq_f32_f64(vtrn2q_f64(doubles(b), doubles(e)));
 }
 
 #if defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)

@@ -33,11 +33,14 @@ constexpr float kNegativeInfinity = -std::numeric_limits<float>::infinity();
 
 std::int64_t split_of(const Problem& p) { return p.split != 0 ? p.split : kSplit; }
 
-/// Up to so many rows of a request and KV head take K and V where they lie. To get the same bits as
-/// more rows do, they take only V so.
+/// How few rows are scored, if K and V can be taken where they lie.
+auto score_in_place(const Problem& p, const TileMath& math) {
+  return p.invariant ? math.in_place.score_as_packed : math.in_place.score;
+}
+
+/// Up to so many rows of a request and KV head take K and V where they lie.
 std::int64_t few_rows(const Problem& p, const TileMath& math) {
-  const bool can = p.invariant ? math.in_place.adds_as_packed : math.in_place.per_word != 0;
-  return can ? kFewRows : 0;
+  return score_in_place(p, math) != nullptr ? kFewRows : 0;
 }
 
 Tiling tiling_of(const Problem& p, std::int64_t few_rows, std::int64_t most_heads) {
@@ -251,7 +254,7 @@ class Walk {
     find_tile(tile, keys, found);
     score(first, last, keys, masked, found);
     for (std::int64_t r = first; r < last; ++r) {
-      if (!in_place_ || p_.invariant) fetch_share(found + keys, 2 * keys, r - first, last - first);
+      if (!in_place_) fetch_share(found + keys, 2 * keys, r - first, last - first);
       if (masked) find_visible(r, tile, keys);
       const auto soften = in_place_ ? math_.in_place.soften : math_.soften;
       soften(rows_[r].logit, {scores(r), columns, spans_[r], masked ? visible_ : nullptr,
@@ -268,9 +271,7 @@ class Walk {
   /// Fetches one of so many shares of the values and next keys. Inlined for the reason of `fetch`.
   [[gnu::always_inline]] inline void fetch_share(const std::byte* const* tokens, std::int64_t count,
                                                  std::int64_t share, std::int64_t shares) const {
-    const std::int64_t elements =
-        (block_.heads - 1) * call_.arguments.v.stride[2] + std::min(p_.d, p_.dv);
-    const std::int64_t bytes = elements * static_cast<std::int64_t>(size_of(p_.kv));
+    const std::int64_t bytes = std::min(p_.d, p_.dv) * static_cast<std::int64_t>(size_of(p_.kv));
     for (std::int64_t i = count * share / shares; i < count * (share + 1) / shares; ++i) {
       fetch(tokens[i], bytes);
     }
@@ -280,20 +281,10 @@ class Walk {
 
   void score(std::int64_t first, std::int64_t last, std::int64_t keys, bool masked,
              const std::byte* const* tokens) {
-    if (!in_place_) return score_packed(first, last, keys, masked, tokens);
-    const InPlace all = in_place(call_.arguments.k, tokens, keys, p_.d, q_pitch_);
-    if (!p_.invariant) return math_.in_place.score(all, scratch_.q, scores(0), math_.tile);
-    for (std::int64_t h = 0; h < block_.heads; ++h) {
-      const std::byte* of_head[kMostTile + kAhead];
-      for (std::int64_t j = 0; j < keys + kAhead; ++j) {
-        of_head[j] = tokens[j] != nullptr ? tokens[j] + h * all.head_stride : nullptr;
-      }
-      score_packed(h * all.rows, (h + 1) * all.rows, keys, masked, of_head);
+    if (in_place_) {
+      const InPlace all = in_place(call_.arguments.k, tokens, keys, p_.d, q_pitch_);
+      return score_in_place(p_, math_)(all, scratch_.q, scores(0), math_.tile);
     }
-  }
-
-  void score_packed(std::int64_t first, std::int64_t last, std::int64_t keys, bool masked,
-                    const std::byte* const* tokens) {
     math_.load_keys(p_.kv, tokens, keys, p_.d, scratch_.key_rows, scratch_.k);
     math_.multiply({last - first, padded(keys), words(p_.d, math_.per_word),
                     scratch_.q + first * q_pitch_, q_pitch_, scratch_.k,
