@@ -79,28 +79,30 @@ void multiply_last_tile(const Product& p, std::int64_t row, std::int64_t column)
 }
 
 template <int Columns>
-void multiply_tile_columns(const Product& p, std::int64_t column) {
-  constexpr std::int64_t kWidth = kSide * Columns;
-  std::int64_t row = 0;
-  float* c = p.c + column;
-  for (; row + 2 * kSide <= p.rows; row += 2 * kSide) {
-    if (!p.wants(row, 2 * kSide, column, kWidth)) continue;
-    multiply_tiles<2, Columns>(p, row, 2 * kSide, column, c + row * p.ldc, p.ldc);
-  }
-  for (; row + kSide <= p.rows; row += kSide) {
-    if (!p.wants(row, kSide, column, kWidth)) continue;
-    multiply_tiles<1, Columns>(p, row, kSide, column, c + row * p.ldc, p.ldc);
-  }
-  if (row < p.rows && p.wants(row, p.rows - row, column, kWidth)) {
+void multiply_column(const Product& p, std::int64_t row, std::int64_t rows, std::int64_t column) {
+  if (!p.wants(row, std::min(rows, p.rows - row), column, kSide * Columns)) return;
+  float* c = p.c + row * p.ldc + column;
+  if (p.rows - row < kSide) {
     multiply_last_tile<Columns>(p, row, column);
+  } else if (rows == kSide) {
+    multiply_tiles<1, Columns>(p, row, rows, column, c, p.ldc);
+  } else {
+    multiply_tiles<2, Columns>(p, row, rows, column, c, p.ldc);
   }
 }
 
+/// All columns of a few rows, then the next: B stays in the nearest caches, A and C pass once.
 void multiply_on_tiles(const Product& p) {
   const Tiles tiles;
-  std::int64_t column = 0;
-  for (; column + 2 * kSide <= p.columns; column += 2 * kSide) multiply_tile_columns<2>(p, column);
-  if (column < p.columns) multiply_tile_columns<1>(p, column);
+  std::int64_t rows;
+  for (std::int64_t row = 0; row < p.rows; row += rows) {
+    rows = p.rows - row >= 2 * kSide ? 2 * kSide : kSide;
+    std::int64_t column = 0;
+    for (; column + 2 * kSide <= p.columns; column += 2 * kSide) {
+      multiply_column<2>(p, row, rows, column);
+    }
+    if (column < p.columns) multiply_column<1>(p, row, rows, column);
+  }
 }
 
 const TileMath& math() {

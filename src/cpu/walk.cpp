@@ -26,6 +26,7 @@ namespace octavo {
 namespace {
 
 constexpr std::int64_t kRows = 256;       // most rows of a block
+constexpr std::int64_t kRowsAtOnce = 64;  // from Q to O: their scores stay in the nearest caches
 constexpr std::int64_t kFewestRows = 32;  // fewer would make loading keys as dear as using them
 constexpr std::int64_t kSplit = 1024;     // tokens
 constexpr std::int64_t kFewRows = 8;      // of a request and KV head: packing K and V does not pay
@@ -250,65 +251,90 @@ class Walk {
       while (first < last && spans_[last - 1].begin == spans_[last - 1].end) --last;
     }
     if (first == last) return;
-    const std::byte* found[3 * kMostTile];  // keys, values, keys of the next tile
-    find_tile(tile, keys, found);
-    score(first, last, keys, masked, found);
-    for (std::int64_t r = first; r < last; ++r) {
-      if (!in_place_) fetch_share(found + keys, 2 * keys, r - first, last - first);
-      if (masked) find_visible(r, tile, keys);
-      const auto soften = in_place_ ? math_.in_place.soften : math_.soften;
-      soften(rows_[r].logit, {scores(r), columns, spans_[r], masked ? visible_ : nullptr,
-                              rows_[r].slope, tile - rows_[r].position, part_.largest + r,
-                              part_.sum + r, part_.out + r * width_, width_});
-    }
     if (in_place_) {
-      add_in_place(tile, keys, masked, found + keys);
+      attend_in_place(tile, keys, masked);
     } else {
-      add_packed(first, last, tile, keys, masked, found + keys);
+      attend_packed(first, last, tile, keys, masked);
     }
   }
 
-  /// Fetches one of so many shares of the values and next keys. Inlined for the reason of `fetch`.
-  [[gnu::always_inline]] inline void fetch_share(const std::byte* const* tokens, std::int64_t count,
-                                                 std::int64_t share, std::int64_t shares) const {
+  void attend_in_place(std::int64_t tile, std::int64_t keys, bool masked) {
+    const std::byte* found[4 * kMostTile];
+    find_tile(tile, keys, found);
+    const InPlace all = in_place(call_.arguments.k, found, keys, p_.d, q_pitch_);
+    score_in_place(p_, math_)(all, scratch_.q, scores(0), math_.tile);
+    for (std::int64_t r = 0; r < block_.rows; ++r) {
+      soften(math_.in_place.soften, r, tile, keys, masked);
+    }
+    add_in_place(tile, keys, masked, found + keys);
+  }
+
+  void attend_packed(std::int64_t first, std::int64_t last, std::int64_t tile, std::int64_t keys,
+                     bool masked) {
+    const std::byte* found[4 * kMostTile];
+    find_tile(tile, keys, found);
+    math_.load_keys(p_.kv, found, keys, p_.d, scratch_.key_rows, scratch_.k);
+    math_.load_values(p_.kv, found + keys, keys, p_.dv, scratch_.v);
+    // A hidden value may be infinite or NaN, and then 0 times it is not 0.
+    const bool each = masked && !math_.all_finite(scratch_.v, keys, width_);
+    std::int64_t end;
+    for (std::int64_t begin = first; begin < last; begin = end) {
+      end = std::min(last, begin + kRowsAtOnce);
+      score(begin, end, keys, masked);
+      for (std::int64_t r = begin; r < end; ++r) {
+        fetch_share(found + 2 * keys, r - first, last - first);
+        soften(math_.soften, r, tile, keys, masked);
+      }
+      if (!each) {
+        add(begin, end, keys, masked);
+      } else {
+        for (std::int64_t r = begin; r < end; ++r) add_visible(r, tile, keys);
+      }
+    }
+  }
+
+  /// Fetches one of so many shares of the next tile. Inlined for the reason of `fetch`.
+  [[gnu::always_inline]] inline void fetch_share(const std::byte* const* tokens, std::int64_t share,
+                                                 std::int64_t shares) const {
+    constexpr std::int64_t kTokens = 2 * kMostTile;  // keys and values
     const std::int64_t bytes = std::min(p_.d, p_.dv) * static_cast<std::int64_t>(size_of(p_.kv));
-    for (std::int64_t i = count * share / shares; i < count * (share + 1) / shares; ++i) {
+    for (std::int64_t i = kTokens * share / shares; i < kTokens * (share + 1) / shares; ++i) {
       fetch(tokens[i], bytes);
     }
   }
 
   float* scores(std::int64_t row) const { return scratch_.scores + row * math_.tile; }
 
-  void score(std::int64_t first, std::int64_t last, std::int64_t keys, bool masked,
-             const std::byte* const* tokens) {
-    if (in_place_) {
-      const InPlace all = in_place(call_.arguments.k, tokens, keys, p_.d, q_pitch_);
-      return score_in_place(p_, math_)(all, scratch_.q, scores(0), math_.tile);
-    }
-    math_.load_keys(p_.kv, tokens, keys, p_.d, scratch_.key_rows, scratch_.k);
-    math_.multiply({last - first, padded(keys), words(p_.d, math_.per_word),
-                    scratch_.q + first * q_pitch_, q_pitch_, scratch_.k,
-                    padded(words(p_.d, math_.per_word)), scores(first), math_.tile, false,
-                    masked ? spans_ + first : nullptr});
+  void score(std::int64_t begin, std::int64_t end, std::int64_t keys, bool masked) {
+    const std::int64_t depth = words(p_.d, math_.per_word);
+    math_.multiply({end - begin, padded(keys), depth, scratch_.q + begin * q_pitch_, q_pitch_,
+                    scratch_.k, padded(depth), scores(begin), math_.tile, false,
+                    masked ? spans_ + begin : nullptr});
   }
 
-  void add_packed(std::int64_t first, std::int64_t last, std::int64_t tile, std::int64_t keys,
-                  bool masked, const std::byte* const* values) {
-    math_.load_values(p_.kv, values, keys, p_.dv, scratch_.v);
-    if (!masked || math_.all_finite(scratch_.v, keys, width_)) {
-      math_.multiply({last - first, width_, words(keys, math_.per_word), scores(first), math_.tile,
-                      scratch_.v, words(math_.tile, math_.per_word), part_.out + first * width_,
-                      width_, true, nullptr, masked ? spans_ + first : nullptr});
-      return;
-    }
-    // A hidden value may be infinite or NaN, and then 0 times it is not 0.
-    for (std::int64_t r = first; r < last; ++r) {
-      find_visible(r, tile, keys);
-      math_.add_visible(scores(r), visible_, keys, scratch_.v, part_.out + r * width_, width_);
-    }
+  void soften(void (*by)(const Logit&, const SoftmaxRow&), std::int64_t r, std::int64_t tile,
+              std::int64_t keys, bool masked) {
+    const bool sees_all = !masked || (p_.mask.kind != MaskKind::bits && spans_[r].begin == 0 &&
+                                      spans_[r].end == padded(keys));
+    if (!sees_all) find_visible(r, tile, keys);
+    by(rows_[r].logit, {scores(r), padded(keys), spans_[r], sees_all ? nullptr : visible_,
+                        rows_[r].slope, tile - rows_[r].position, part_.largest + r, part_.sum + r,
+                        part_.out + r * width_, width_});
   }
 
-  /// Keys and values that no row sees are never read: their addresses are null.
+  void add(std::int64_t begin, std::int64_t end, std::int64_t keys, bool masked) {
+    math_.multiply({end - begin, width_, words(keys, math_.per_word), scores(begin), math_.tile,
+                    scratch_.v, words(math_.tile, math_.per_word), part_.out + begin * width_,
+                    width_, true, nullptr, masked ? spans_ + begin : nullptr});
+  }
+
+  void add_visible(std::int64_t r, std::int64_t tile, std::int64_t keys) {
+    find_visible(r, tile, keys);
+    math_.add_visible(scores(r), visible_, keys, scratch_.v, part_.out + r * width_, width_);
+  }
+
+  /// The tile's keys, its values, and kMostTile of each that come next. Those that no row sees are
+  /// never read: their addresses are null.
   void find_tile(std::int64_t tile, std::int64_t keys, const std::byte** rows) const {
     const auto find = [&](const KvView& view, std::int64_t token, std::int64_t count,
                           const std::byte** found) {
@@ -317,6 +343,7 @@ class Walk {
     find(call_.arguments.k, tile, keys, rows);
     find(call_.arguments.v, tile, keys, rows + keys);
     find(call_.arguments.k, tile + keys, kMostTile, rows + 2 * keys);
+    find(call_.arguments.v, tile + keys, kMostTile, rows + 2 * keys + kMostTile);
   }
 
   InPlace in_place(const KvView& view, const std::byte* const* tokens, std::int64_t keys,
