@@ -328,6 +328,6 @@ OCTAVO_TARGET void add_visible(const float* weights, const std::int32_t* visible
 }
 
 constexpr TileMath make_math(double multiply_adds_per_us) {
-  return {kTile,    256,         1,      load_query, load_keys, load_values,         all_finite,
-          multiply, add_visible, soften, combine,    store_row, multiply_adds_per_us};
+  return {kTile,    1,           load_query, load_keys, load_values, all_finite,
+          multiply, add_visible, soften,     combine,   store_row,   multiply_adds_per_us};
 }
