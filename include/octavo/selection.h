@@ -17,6 +17,14 @@ struct Device {
   std::string name;  ///< the vendor's name of the processor
   int threads = 1;   ///< hardware threads this process may use
 
+  // Of a GPU; 0 on the CPU.
+  int ordinal = 0;
+  int capability = 0;  ///< compute capability: 80, 86, 89, 90, 100, 103, 120, 121
+  int multiprocessors = 0;
+  int shared_per_block = 0;  ///< bytes of shared memory that a block may opt in to
+  std::int64_t l2_bytes = 0;
+  double memory_gbs = 0;  ///< what its memory's clock and width allow, 1e9 bytes/s
+
   static Device cpu();
   /// `cpu` or `cuda:N`; throws Error(unavailable) for a device that is not there.
   static Device parse(std::string_view id);
