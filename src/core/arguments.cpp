@@ -1,5 +1,6 @@
 #include "core/arguments.h"
 
+#include <array>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -210,13 +211,18 @@ void check_overlaps(const Problem& p, const Arguments& a) {
       footprint("v_scale.values", a.v_scale.values),
       footprint("out_scale.values", a.out_scale.values),
   };
+  std::array<std::uintptr_t, std::size(read)> read_ends{};
+  for (std::size_t j = 0; j < read_ends.size(); ++j) read_ends[j] = read[j].end();
   for (std::size_t i = 0; i < std::size(written); ++i) {
-    const auto check = [&](const Footprint& other) {
-      require_argument(!may_overlap(written[i], other), written[i].name, " and ", other.name,
+    const Footprint& output = written[i];
+    const std::uintptr_t output_end = output.end();
+    const auto check = [&](const Footprint& other, std::uintptr_t other_end) {
+      if (output_end <= other.begin || other_end <= output.begin) return;
+      require_argument(!may_overlap(output, other), output.name, " and ", other.name,
                        " may share memory");
     };
-    for (const Footprint& other : read) check(other);
-    for (std::size_t j = 0; j < i; ++j) check(written[j]);
+    for (std::size_t j = 0; j < read_ends.size(); ++j) check(read[j], read_ends[j]);
+    for (std::size_t j = 0; j < i; ++j) check(written[j], written[j].end());
   }
 }
 
