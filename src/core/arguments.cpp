@@ -66,8 +66,9 @@ void check_distinct(std::string_view name, const TensorView<Rank>& view) {
   if (is_empty(view)) return;
   std::array<int, Rank> order{};  // axes, from the smallest stride to the largest
   std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(),
-                   [&](int x, int y) { return view.stride[x] < view.stride[y]; });
+  std::sort(order.begin(), order.end(), [&](int x, int y) {
+    return view.stride[x] != view.stride[y] ? view.stride[x] < view.stride[y] : x < y;
+  });
   std::int64_t inner = 1;
   for (int axis : order) {
     if (view.shape[axis] == 1) continue;
@@ -172,6 +173,7 @@ Footprint footprint(std::string_view name, const TensorView<Rank>& view) {
 
 template <typename Value>
 Footprint footprint(std::string_view name, std::span<Value> values) {
+  if (values.empty()) return {};
   return {name, address_of(values.data()), static_cast<std::int64_t>(values.size_bytes()), {}};
 }
 
@@ -184,46 +186,57 @@ Footprint footprint(const PageTable& table, std::int64_t requests) {
 }
 
 /// What a run writes shares no byte with anything else.
+class Outputs {
+ public:
+  void add(const Footprint& bytes) {
+    if (bytes.run == 0) return;
+    check(bytes);
+    written_[count_] = bytes;
+    ends_[count_++] = bytes.end();
+  }
+
+  void check(const Footprint& other) const {
+    if (other.run == 0) return;
+    const std::uintptr_t other_end = other.end();
+    for (std::size_t i = 0; i < count_; ++i) {
+      if (ends_[i] <= other.begin || other_end <= written_[i].begin) continue;
+      require_argument(!may_overlap(written_[i], other), written_[i].name, " and ", other.name,
+                       " may share memory");
+    }
+  }
+
+ private:
+  std::array<Footprint, 3> written_;
+  std::array<std::uintptr_t, 3> ends_{};
+  std::size_t count_ = 0;
+};
+
 void check_overlaps(const Problem& p, const Arguments& a) {
   require_argument(a.workspace.size() <= static_cast<std::size_t>(room_at(a.workspace.data())),
                    "workspace has ", a.workspace.size(), " bytes: they end past the last address");
-  const Footprint written[] = {footprint("out", a.out),
-                               p.lse ? footprint("lse", a.lse) : Footprint{},
-                               footprint("workspace", a.workspace)};
-  const Footprint read[] = {
-      footprint("q", a.q),
-      footprint("k", a.k),
-      footprint("v", a.v),
-      p.layout == Layout::paged
-          ? footprint(a.page_table, static_cast<std::int64_t>(a.q_lens.size()))
-          : Footprint{},
-      footprint("q_lens", a.q_lens),
-      footprint("kv_lens", a.kv_lens),
-      footprint("sinks", a.sinks),
-      footprint("alibi_slopes", a.alibi_slopes),
-      p.mask.kind == MaskKind::bits ? Footprint{"mask_bits",
-                                                address_of(a.mask_bits.data),
-                                                a.mask_bits.rows * a.mask_bits.row_bytes,
-                                                {}}
-                                    : Footprint{},
-      footprint("q_scale.values", a.q_scale.values),
-      footprint("k_scale.values", a.k_scale.values),
-      footprint("v_scale.values", a.v_scale.values),
-      footprint("out_scale.values", a.out_scale.values),
-  };
-  std::array<std::uintptr_t, std::size(read)> read_ends{};
-  for (std::size_t j = 0; j < read_ends.size(); ++j) read_ends[j] = read[j].end();
-  for (std::size_t i = 0; i < std::size(written); ++i) {
-    const Footprint& output = written[i];
-    const std::uintptr_t output_end = output.end();
-    const auto check = [&](const Footprint& other, std::uintptr_t other_end) {
-      if (output_end <= other.begin || other_end <= output.begin) return;
-      require_argument(!may_overlap(output, other), output.name, " and ", other.name,
-                       " may share memory");
-    };
-    for (std::size_t j = 0; j < read_ends.size(); ++j) check(read[j], read_ends[j]);
-    for (std::size_t j = 0; j < i; ++j) check(written[j], written[j].end());
+  Outputs outputs;
+  outputs.add(footprint("out", a.out));
+  if (p.lse) outputs.add(footprint("lse", a.lse));
+  outputs.add(footprint("workspace", a.workspace));
+
+  outputs.check(footprint("q", a.q));
+  outputs.check(footprint("k", a.k));
+  outputs.check(footprint("v", a.v));
+  if (p.layout == Layout::paged) {
+    outputs.check(footprint(a.page_table, static_cast<std::int64_t>(a.q_lens.size())));
   }
+  outputs.check(footprint("q_lens", a.q_lens));
+  outputs.check(footprint("kv_lens", a.kv_lens));
+  outputs.check(footprint("sinks", a.sinks));
+  outputs.check(footprint("alibi_slopes", a.alibi_slopes));
+  if (p.mask.kind == MaskKind::bits) {
+    outputs.check(
+        {"mask_bits", address_of(a.mask_bits.data), a.mask_bits.rows * a.mask_bits.row_bytes, {}});
+  }
+  outputs.check(footprint("q_scale.values", a.q_scale.values));
+  outputs.check(footprint("k_scale.values", a.k_scale.values));
+  outputs.check(footprint("v_scale.values", a.v_scale.values));
+  outputs.check(footprint("out_scale.values", a.out_scale.values));
 }
 
 }  // namespace
