@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <chrono>
 #include <cstddef>
 #include <filesystem>
@@ -10,6 +11,7 @@
 
 #include "cuda/store/code_store.h"
 #include "cuda/store/scratch.h"
+#include "octavo/error.h"
 
 namespace octavo::cuda {
 
@@ -31,14 +33,12 @@ inline Variant toy(std::string factor = "2") {
 class FakeCompiler {
  public:
   /// Makes code; the definitions and the architecture show in it.
-  static constexpr const char* kGood = "printf '\\177ELF made with %s' \"$*\" >\"$out\"";
+  static constexpr const char* kGood =
+      "for word; do case $word in -arch=*|-D*) made=\"$made $word\";; esac; done\n"
+      "printf '\\177ELF%s' \"$made\" >\"$out\"";
 
   /// `action` is run for a compilation, with $out the file to write and $* all arguments.
   explicit FakeCompiler(const std::string& action = kGood, const std::string& version = "fake 1") {
-    write(action, version);
-  }
-
-  void write(const std::string& action, const std::string& version) {
     std::ofstream(script()) << "#!/bin/sh\n"
                             << "if [ \"$1\" = --version ]; then echo '" << version
                             << "'; exit; fi\n"

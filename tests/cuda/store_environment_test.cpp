@@ -1,6 +1,7 @@
 // Which folders and compilers the environment makes the store look at.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <optional>
 
@@ -82,8 +83,8 @@ TEST(CudaStoreEnvironment, OtherwiseCompilersAreLookedForInTheUsualPlaces) {
   const Variable nvrtc("OCTAVO_NVRTC", nullptr);
   const Variable path("PATH", "/one::/two");
   const CompilerSearch search = CompilerSearch::from_environment();
-  EXPECT_EQ(search.nvcc, (std::vector<std::string>{"/one/nvcc", "/two/nvcc",
-                                                   "/usr/local/cuda/bin/nvcc"}));
+  EXPECT_EQ(search.nvcc,
+            (std::vector<std::string>{"/one/nvcc", "/two/nvcc", "/usr/local/cuda/bin/nvcc"}));
   const auto packages = library_folder().parent_path();
   EXPECT_TRUE(holds(search.nvrtc, packages / "nvidia/cu13/lib/libnvrtc.so.13"));
   EXPECT_TRUE(holds(search.nvrtc, packages / "nvidia/cuda_nvrtc/lib/libnvrtc.so.12"));

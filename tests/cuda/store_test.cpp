@@ -4,6 +4,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <csignal>
 #include <thread>
 
@@ -15,7 +16,6 @@ namespace octavo::cuda {
 namespace {
 
 namespace fs = std::filesystem;
-using testing::AssertionResult;
 
 bool contains(const std::string& text, const std::string& part) {
   return text.find(part) != std::string::npos;
@@ -26,11 +26,15 @@ std::string read_file(const fs::path& path) {
   return {std::istreambuf_iterator<char>(file), {}};
 }
 
-/// Runs in a child process; true if it returned true.
+/// Starts a child process that succeeds if the function returns true.
 template <typename Function>
-bool in_child(const Function& function) {
+pid_t start_child(const Function& function) {
   const pid_t child = fork();
   if (child == 0) _exit(function() ? 0 : 1);
+  return child;
+}
+
+bool succeeds(pid_t child) {
   int status = 0;
   waitpid(child, &status, 0);
   return WIFEXITED(status) && WEXITSTATUS(status) == 0;
@@ -69,7 +73,7 @@ TEST(CudaStore, KeysTellApartWhatChangesCode) {
 
 TEST(CudaStore, AnotherCompilerCompilesAgain) {
   const FakeCompiler compiler;
-  FakeCompiler newer(FakeCompiler::kGood, "fake 2");
+  const FakeCompiler newer(FakeCompiler::kGood, "fake 2");
   compiler.store().cubin(toy(), 90);
   StoreSettings settings = newer.settings();
   settings.cache = compiler.settings().cache;
@@ -112,8 +116,8 @@ TEST(CudaStore, DamagedEntriesAreMadeAnew) {
   other_key[whole.find("FACTOR=2") + 7] = '3';
   std::ptrdiff_t calls = 1;
   for (const std::string& damaged :
-       {std::string(), whole.substr(0, 20), whole.substr(0, whole.size() - 1), flipped,
-        whole + "x", other_key, "octavo cubin 0" + whole.substr(14)}) {
+       {std::string(), whole.substr(0, 20), whole.substr(0, whole.size() - 1), flipped, whole + "x",
+        other_key, "octavo cubin 0" + whole.substr(14)}) {
     std::ofstream(entry, std::ios::binary) << damaged;
     EXPECT_EQ(text_of(compiler.store().cubin(toy(), 90)), code);
     EXPECT_EQ(compiler.calls(), ++calls);
@@ -249,17 +253,12 @@ TEST(CudaStore, ThreadsCompileOnce) {
 
 TEST(CudaStore, ProcessesCompileOnce) {
   const FakeCompiler compiler(std::string("sleep 0.3; ") + FakeCompiler::kGood);
-  std::vector<std::thread> waiters;
-  std::vector<int> good(4);
-  for (int& result : good) {
-    waiters.emplace_back([&] {
-      result = in_child([&] {
-        return contains(text_of(compiler.store().cubin(toy(), 90)), "FACTOR=2");
-      });
-    });
+  std::vector<pid_t> children(4);
+  for (pid_t& child : children) {
+    child = start_child(
+        [&] { return contains(text_of(compiler.store().cubin(toy(), 90)), "FACTOR=2"); });
   }
-  for (std::thread& waiter : waiters) waiter.join();
-  EXPECT_EQ(good, std::vector<int>(4, 1));
+  for (const pid_t child : children) EXPECT_TRUE(succeeds(child));
   EXPECT_EQ(compiler.calls(), 1);
 }
 
@@ -268,12 +267,11 @@ TEST(CudaStore, ALockIsHeldWhileItsProcessLives) {
   const fs::path path = compiler.folder() / "a.lock";
   int ready[2];
   ASSERT_EQ(pipe(ready), 0);
-  const pid_t holder = fork();
-  if (holder == 0) {
+  const pid_t holder = start_child([&] {
     const FileLock lock(path);
-    if (write(ready[1], "x", 1) != 1) _exit(1);
+    if (write(ready[1], "x", 1) != 1) return false;
     for (;;) pause();
-  }
+  });
   char x = 0;
   ASSERT_EQ(read(ready[0], &x, 1), 1);
   std::atomic<bool> entered = false;
