@@ -57,8 +57,8 @@ class Plan {
   /// Computes on the CPU. Throws Error(invalid_argument) before any output is touched.
   void run(const Arguments& arguments, Executor& executor) const;
   /// Enqueues the work on a stream of the plan's GPU, where every pointer of the arguments leads to
-  /// memory that the GPU reads: lengths, page ids and scales too. Neither allocates nor waits, and a
-  /// CUDA graph may capture it. Throws Error(invalid_argument) before anything is enqueued, and
+  /// memory that the GPU reads: lengths, page ids and scales too. Neither allocates nor waits, and
+  /// a CUDA graph may capture it. Throws Error(invalid_argument) before anything is enqueued, and
   /// Error(device_error) where the driver refuses.
   ///
   /// The host does not see lengths and page ids: what breaks the plan's bounds is undefined. With

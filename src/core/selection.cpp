@@ -181,8 +181,7 @@ void Plan::run(const Arguments& arguments, Executor& executor) const {
 void Plan::run(const Arguments& arguments, Stream stream) const {
   require_argument(code_ != nullptr, "a stream is given: the plan runs on ", device_.id,
                    ", which has none");
-  const StreamCall call =
-      make_stream_call(*problem_, arguments, code_->workspace(), stream.handle);
+  const StreamCall call = make_stream_call(*problem_, arguments, code_->workspace(), stream.handle);
   cuda::run(device_, *code_, call);
 }
 

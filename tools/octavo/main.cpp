@@ -54,6 +54,8 @@ constexpr std::string_view code_name(ErrorCode code) {
       return "unsupported";
     case ErrorCode::unavailable:
       return "unavailable";
+    case ErrorCode::device_error:
+      return "device_error";
   }
   return "unknown";
 }
