@@ -46,7 +46,7 @@ class FakeCompiler {
                             << "seen= out=\n"
                             << "for word; do [ \"$seen\" = -o ] && out=$word; seen=$word; done\n"
                             << action << "\n";
-    std::filesystem::permissions(script(), std::filesystem::perms::owner_all);
+    std::filesystem::permissions(script(), std::filesystem::perms(0755));
   }
 
   /// A store with the toy sources and this compiler only.
