@@ -109,8 +109,9 @@ void remove_others(const cuda::CodeStore& store, const std::vector<Job>& jobs) {
   std::set<fs::path> wanted;
   std::set<fs::path> folders;
   for (const Job& job : jobs) {
-    wanted.insert(store.pack_file(job.variant, job.architecture));
-    folders.insert(wanted.begin()->parent_path());
+    const fs::path file = store.pack_file(job.variant, job.architecture);
+    wanted.insert(file);
+    folders.insert(file.parent_path());
   }
   for (const fs::path& folder : folders) {
     for (const auto& entry : fs::directory_iterator(folder)) {
