@@ -107,4 +107,8 @@ std::vector<std::string> kernel_names(const Device& device);
 /// How many GPUs there are. Throws Error(unavailable) that says why there are none.
 int gpu_count();
 
+/// Waits until the work that a GPU's stream has so far is done. Throws Error(device_error) if some
+/// of it failed.
+void wait(const Device& device, Stream stream);
+
 }  // namespace octavo

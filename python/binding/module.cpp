@@ -1,6 +1,7 @@
 // The compiled half of the Python package: plans, selection, and a run over addresses. Arrays of
 // every framework arrive as (address, dtype, shape, strides); python/octavo/_arrays.py makes them.
 #include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
 #include <nanobind/stl/array.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/string.h>
@@ -100,7 +101,8 @@ void run(const Plan& plan, const Array& q, const Array& k, const Array& v, const
          const std::optional<Array>& lse, const std::optional<Array>& mask_bits,
          const std::optional<Array>& sinks, const std::optional<Array>& alibi_slopes,
          const Factor& q_scale, const Factor& k_scale, const Factor& v_scale,
-         const Factor& out_scale) {
+         const Factor& out_scale, const std::optional<Array>& workspace,
+         std::optional<std::uintptr_t> stream) {
   Arguments a;
   a.q = tensor<3>("q", q);
   a.k = tensor<4>("k", k);
@@ -124,8 +126,44 @@ void run(const Plan& plan, const Array& q, const Array& k, const Array& v, const
   a.k_scale = scale_of("k_scale", k_scale);
   a.v_scale = scale_of("v_scale", v_scale);
   a.out_scale = scale_of("out_scale", out_scale);
+  if (workspace) {
+    const auto bytes = vector_of<std::uint8_t>("workspace", *workspace, "u8");
+    a.workspace = {reinterpret_cast<std::byte*>(std::get<0>(*workspace)), bytes.size()};
+  }
   nb::gil_scoped_release unlocked;
-  plan.run(a);
+  if (stream) {
+    plan.run(a, Stream{reinterpret_cast<void*>(*stream)});
+  } else {
+    plan.run(a);
+  }
+}
+
+/// The short name of a DLPack element type, or one that no argument has.
+std::string name_of(nb::dlpack::dtype type) {
+  constexpr int kE4m3fn = 10;  // DLPack's codes since version 1.1
+  constexpr int kE5m2 = 12;
+  const int code = type.code;
+  if (type.lanes != 1) return "vector";
+  if (code == static_cast<int>(nb::dlpack::dtype_code::Float)) {
+    return type.bits == 32 ? "f32" : type.bits == 16 ? "f16" : "f64";
+  }
+  if (code == static_cast<int>(nb::dlpack::dtype_code::Bfloat)) return "bf16";
+  if (code == static_cast<int>(nb::dlpack::dtype_code::Int)) return "i" + std::to_string(type.bits);
+  if (code == static_cast<int>(nb::dlpack::dtype_code::UInt))
+    return "u" + std::to_string(type.bits);
+  if (code == kE4m3fn) return "e4m3";
+  return code == kE5m2 ? "e5m2" : "unknown";
+}
+
+/// An array that speaks DLPack, on whatever device.
+Array describe(const nb::ndarray<nb::ro>& array) {
+  std::vector<std::int64_t> shape;
+  std::vector<std::int64_t> stride;
+  for (std::size_t axis = 0; axis < array.ndim(); ++axis) {
+    shape.push_back(static_cast<std::int64_t>(array.shape(axis)));
+    stride.push_back(array.stride(axis));
+  }
+  return {reinterpret_cast<std::uintptr_t>(array.data()), name_of(array.dtype()), shape, stride};
 }
 
 Selection select_text(const std::string& problem, const std::string& device,
@@ -166,13 +204,24 @@ NB_MODULE(_octavo, m) {
   nb::class_<Plan>(m, "Plan")
       .def_prop_ro("kernel", [](const Plan& plan) { return std::string(plan.kernel()); })
       .def_prop_ro("problem", [](const Plan& plan) { return plan.problem().to_string(); })
+      .def_prop_ro("device", [](const Plan& plan) { return plan.device().id; })
       .def_prop_ro("workspace_size", &Plan::workspace_size)
       .def("run", &run, nb::arg("q"), nb::arg("k"), nb::arg("v"), nb::arg("q_lens"),
            nb::arg("kv_lens"), nb::arg("out"), nb::arg("page_table") = nb::none(),
            nb::arg("lse") = nb::none(), nb::arg("mask_bits") = nb::none(),
            nb::arg("sinks") = nb::none(), nb::arg("alibi_slopes") = nb::none(),
            nb::arg("q_scale") = 1.0f, nb::arg("k_scale") = 1.0f, nb::arg("v_scale") = 1.0f,
-           nb::arg("out_scale") = 1.0f);
+           nb::arg("out_scale") = 1.0f, nb::arg("workspace") = nb::none(),
+           nb::arg("stream") = nb::none());
+  m.def("describe", &describe, nb::arg("array"));
+  m.def(
+      "wait",
+      [](const std::string& device, std::uintptr_t stream) {
+        const Device parsed = Device::parse(device);
+        nb::gil_scoped_release unlocked;
+        wait(parsed, Stream{reinterpret_cast<void*>(stream)});
+      },
+      nb::arg("device"), nb::arg("stream"));
 
   m.def(
       "plan",

@@ -4,9 +4,23 @@ from __future__ import annotations
 
 from typing import Any
 
-from ._arrays import as_array, dtype_name, empty, is_torch, pack_bits, require_writable, vector
+from ._arrays import (
+    as_array,
+    counted,
+    current_stream,
+    device_of,
+    dtype_name,
+    empty,
+    framework_of,
+    is_torch,
+    pack_bits,
+    repeated,
+    require_writable,
+    vector,
+)
+from ._bounds import Bounds
 from ._errors import Error, InvalidArgumentError
-from ._plan import plan_for
+from ._plan import plan_for, plan_within, wait
 
 SCALES = ("q_scale", "k_scale", "v_scale", "out_scale")
 
@@ -21,6 +35,8 @@ def attention(
     cu_seqlens_q: Any = None,
     cu_seqlens_kv: Any = None,
     page_table: Any = None,
+    max_q_len: int = 0,
+    max_kv_len: int = 0,
     order: str = "nhd",
     mask: str = "none",
     mask_bits: Any = None,
@@ -42,8 +58,12 @@ def attention(
 ) -> Any:
     """Exact attention of `q` over `k` and `v`: dense, ragged or paged.
 
-    Arrays are numpy arrays (with ml_dtypes for bf16 and fp8) or torch tensors on the CPU; what
-    numpy.asarray takes is read without a copy. Only the innermost dimension must be dense.
+    Arrays are torch tensors on the CPU or a GPU, numpy arrays (with ml_dtypes for bf16 and fp8), or
+    CuPy's or JAX's on a GPU; what numpy.asarray takes is read without a copy. Only the innermost
+    dimension must be dense. On a GPU the work is enqueued on the framework's current stream, and
+    the host neither waits nor reads lengths, so a CUDA graph may capture the call; what breaks
+    max_q_len or max_kv_len there, or names a page that does not exist, is undefined. Only for JAX,
+    which shows no stream, the call waits.
 
     q            [total_q, hq, d], requests one after another; or [batch, q_len, hq, d]
     k, v         paged (with `page_table`): [pages, page, hkv, d], or with order="hnd"
@@ -52,6 +72,8 @@ def attention(
     cu_seqlens_q, cu_seqlens_kv    [requests + 1]: their running sums, instead
     page_table   [requests, columns]: entry (r, c) holds tokens c * page .. of request r; entries
                  past a request's length may hold anything
+    max_q_len, max_kv_len    on a GPU: no request is longer. By default q's tokens and what the page
+                 table, or k, has room for; the nearer to the truth, the less is launched
     mask         "none", "causal", "window:LEFT,RIGHT", "chunked:C"; query i of a request sits at
                  kv_len - q_len + i
     mask_bits    which keys each query sees, instead: bool [total_q, keys], or uint8 [total_q,
@@ -86,7 +108,7 @@ def attention(
     q_lens = _lengths("q", q_lens, cu_seqlens_q, q, q)
     kv_lens = _lengths("kv", kv_lens, cu_seqlens_kv, k, q, paged)
     if not paged and k.ndim == 4:  # a dense batch is a page per request
-        page_table = vector(list(range(k.shape[0])), "i32", q).reshape(-1, 1)
+        page_table = counted(k.shape[0], q).reshape(-1, 1)
     elif paged:
         page_table = vector(page_table, "i32", q)
     if mask_bits is not None:
@@ -128,7 +150,7 @@ def attention(
     flags = {"sinks": sinks is not None, "alibi": alibi_slopes is not None, "lse": want_lse}
     words += [flag for flag, on in (flags | {"invariant": invariant}).items() if on]
     call = (
-        *(" ".join(words), kernel),
+        *(" ".join(words), kernel, max_q_len, max_kv_len),
         *(rows, k, v, q_lens, kv_lens, page_table, mask_bits, sinks, alibi_slopes),
         *(scales, scale_arrays),
     )
@@ -168,6 +190,8 @@ def _run(
 def compute(
     problem: str,
     kernel: str,
+    max_q_len: int,
+    max_kv_len: int,
     q: Any,
     k: Any,
     v: Any,
@@ -183,14 +207,29 @@ def compute(
     lse: Any,
 ) -> None:
     """Runs a problem that lacks only its lengths, on what `attention` has normalised."""
-    if q_lens.shape[0] == 0:
+    if q_lens.shape[0] == 0 or q.shape[0] == 0:
         return
-    lengths = f"b={q_lens.shape[0]} q_len={_listed(q_lens)} kv_len={_listed(kv_lens)}"
     factors = {
         name: number if array is None else array
         for name, number, array in zip(SCALES, scales, scale_arrays)
     }
-    plan_for(f"{problem} {lengths}", kernel).run(
+    device = device_of(q)
+    if device == "cpu":
+        lengths = f"b={q_lens.shape[0]} q_len={_listed(q_lens)} kv_len={_listed(kv_lens)}"
+        plan = plan_for(f"{problem} {lengths}", kernel)
+        on_device = {}
+    else:
+        bounds = Bounds(
+            requests=q_lens.shape[0],
+            tokens=q.shape[0],
+            q_len=max_q_len or q.shape[0],
+            kv_len=max_kv_len or _room(k, page_table, problem),
+        )
+        plan = plan_within(problem, bounds.rounded(), kernel, device)
+        # The framework's allocator keeps it for the stream until the work on it is done.
+        workspace = empty((plan.workspace_size,), "u8", q) if plan.workspace_size else None
+        on_device = {"workspace": workspace, "stream": current_stream(q)}
+    plan.run(
         q,
         k,
         v,
@@ -203,7 +242,17 @@ def compute(
         sinks=sinks,
         alibi_slopes=alibi_slopes,
         **factors,
+        **on_device,
     )
+    if device != "cpu" and framework_of(q) == "jax":
+        wait(device)
+
+
+def _room(k: Any, page_table: Any, problem: str) -> int:
+    """The most tokens that a request's keys can be."""
+    if page_table is None:
+        return k.shape[0]
+    return page_table.shape[1] * k.shape[2 if "order=hnd" in problem.split() else 1]
 
 
 def _listed(lengths: Any) -> str:
@@ -246,8 +295,9 @@ def _lengths(
         return vector(sums[1:] - sums[:-1], "i32", like)
     if paged:
         raise InvalidArgumentError(f"{name}_lens is missing: pages hold tokens of any request")
-    dense = array.ndim == 4
-    return vector([array.shape[1]] * array.shape[0] if dense else [array.shape[0]], "i32", like)
+    if array.ndim == 4:
+        return repeated(array.shape[1], array.shape[0], like)
+    return repeated(array.shape[0], 1, like)
 
 
 def _require_no_gradient(**tensors: Any) -> None:

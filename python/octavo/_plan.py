@@ -7,7 +7,8 @@ import os
 from typing import Any
 
 from . import _octavo
-from ._arrays import Description, as_array, describe, require_writable
+from ._arrays import Description, as_array, current_stream, describe, require_writable
+from ._bounds import Bounds
 from ._errors import InvalidArgumentError
 
 
@@ -28,6 +29,8 @@ class Plan:
     """A problem bound to a kernel. Immutable: threads may share it and run it at once.
 
     The lengths in the problem are bounds: a run may have fewer requests and tokens.
+
+    Raises UnavailableError where a GPU's kernel has to be compiled and there is no compiler.
     """
 
     def __init__(self, problem: str, *, kernel: str = "", device: str = "cpu") -> None:
@@ -43,6 +46,11 @@ class Plan:
     def problem(self) -> str:
         """The canonical text of the problem."""
         return self._plan.problem
+
+    @property
+    def workspace_size(self) -> int:
+        """Bytes that a run on a GPU must be given."""
+        return self._plan.workspace_size
 
     def __repr__(self) -> str:
         return f"<octavo.Plan {self.kernel}: {self.problem}>"
@@ -65,10 +73,13 @@ class Plan:
         k_scale: Any = 1.0,
         v_scale: Any = 1.0,
         out_scale: Any = 1.0,
+        workspace: Any = None,
+        stream: int | None = None,
     ) -> None:
         """Computes into `out`, and into `lse` where the problem returns it.
 
-        Arrays are numpy arrays or torch tensors; only their innermost dimension must be dense.
+        Arrays are numpy arrays, torch tensors, or on a GPU whatever speaks DLPack; only their
+        innermost dimension must be dense. On a GPU all are there, and this only enqueues the work.
 
         q            [total_q, hq, d]; request r's rows follow those of request r - 1
         k, v         paged: [pages, page, hkv, d], or [pages, hkv, page, d] with order=hnd;
@@ -80,6 +91,8 @@ class Plan:
         mask_bits    uint8 [total_q, bytes]; bit j % 8 of byte j // 8: the query sees key j
         sinks, alibi_slopes    float32 [hq]
         scales       numbers; float32 arrays where the problem says tensor or head
+        workspace    uint8 [workspace_size], on a GPU, for this run alone
+        stream       the address of a CUDA stream; default: the current one of q's framework
 
         Raises InvalidArgumentError before any output is touched. The GIL is released meanwhile.
         """
@@ -88,6 +101,7 @@ class Plan:
             "mask_bits": mask_bits,
             "sinks": sinks,
             "alibi_slopes": alibi_slopes,
+            "workspace": workspace,
         }
         # Kept in a dict of its own: descriptions borrow the arrays.
         arrays = {name: as_array(array) for name, array in inputs.items() if array is not None}
@@ -99,6 +113,8 @@ class Plan:
             require_writable(name, array)
         q, k, v = as_array(q), as_array(k), as_array(v)
         q_lens, kv_lens = as_array(q_lens), as_array(kv_lens)
+        if self._plan.device != "cpu" and stream is None:
+            stream = current_stream(q)
         self._plan.run(
             describe("q", q),
             self._describe_kv("k", k),
@@ -108,6 +124,7 @@ class Plan:
             **{name: describe(name, array) for name, array in outputs.items()},
             **{name: describe(name, array) for name, array in arrays.items()},
             **{n: float(s) for n, s in scales.items() if n not in arrays},
+            stream=stream,
         )
 
     def _describe_kv(self, name: str, array: Any) -> Description:
@@ -129,10 +146,21 @@ def plan(problem: str, *, kernel: str = "", device: str = "cpu") -> Plan:
 
 
 @functools.lru_cache(maxsize=256)
-def _remembered(problem: str, kernel: str, forced: str) -> Plan:
-    return Plan(problem, kernel=kernel)
+def _remembered(problem: str, kernel: str, forced: str, bounds: Bounds | None, device: str) -> Plan:
+    text = problem if bounds is None else f"{problem} {bounds.lengths()}"
+    return Plan(text, kernel=kernel, device=device)
 
 
 def plan_for(problem: str, kernel: str) -> Plan:
-    """`plan`, remembered."""
-    return _remembered(problem, kernel, os.environ.get("OCTAVO_KERNEL", ""))
+    """`plan` on the CPU, remembered."""
+    return _remembered(problem, kernel, os.environ.get("OCTAVO_KERNEL", ""), None, "cpu")
+
+
+def plan_within(problem: str, bounds: Bounds, kernel: str, device: str) -> Plan:
+    """`plan` of a problem that lacks its lengths, for all within bounds; remembered."""
+    return _remembered(problem, kernel, os.environ.get("OCTAVO_KERNEL", ""), bounds, device)
+
+
+def wait(device: str, stream: int = 0) -> None:
+    """Waits until the work that a stream of a GPU has so far is done."""
+    _octavo.wait(device, stream)

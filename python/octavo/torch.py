@@ -1,7 +1,9 @@
 """The torch operators octavo::attention and octavo::attention_out, for torch.compile and export.
 
 `octavo.attention` calls them. `problem` is a problem in its text form without the lengths, which the
-operators read from q_lens and kv_lens; `scales` and `scale_arrays` are q's, k's, v's and out's.
+operators read from q_lens and kv_lens on the CPU; on a GPU they take max_q_len and max_kv_len as
+bounds, and what the tensors have room for where these are 0. `scales` and `scale_arrays` are q's, k's,
+v's and out's.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from ._arrays import LONG_NAMES
 from ._attention import compute
 
 _INPUTS = (
-    "str problem, str kernel, Tensor q, Tensor k, Tensor v, Tensor q_lens, Tensor kv_lens, "
+    "str problem, str kernel, SymInt max_q_len, SymInt max_kv_len, Tensor q, Tensor k, Tensor v, Tensor q_lens, Tensor kv_lens, "
     "Tensor? page_table, Tensor? mask_bits, Tensor? sinks, Tensor? alibi_slopes, "
     "float[] scales, Tensor?[] scale_arrays"
 )
@@ -33,17 +35,20 @@ def _results(problem: str, q: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 @torch.library.custom_op(
     "octavo::attention",
     mutates_args=(),
-    device_types="cpu",
+    device_types=("cpu", "cuda"),
     schema=f"({_INPUTS}) -> (Tensor, Tensor)",
 )
-def attention(problem: str, kernel: str, q: Tensor, k: Tensor, v: Tensor, *inputs: Any) -> Any:
+def attention(
+    problem: str, kernel: str, max_q: int, max_kv: int, q: Tensor, k: Tensor, v: Tensor, *rest: Any
+) -> Any:
     out, lse = _results(problem, q, v)
-    compute(problem, kernel, q, k, v, *inputs, out, lse if "lse" in problem.split() else None)
+    wanted = lse if "lse" in problem.split() else None
+    compute(problem, kernel, max_q, max_kv, q, k, v, *rest, out, wanted)
     return out, lse
 
 
 @attention.register_fake
-def _(problem, kernel, q, k, v, *_):  # type: ignore[no-untyped-def]
+def _(problem, kernel, max_q, max_kv, q, k, v, *_):  # type: ignore[no-untyped-def]
     return _results(problem, q, v)
 
 
@@ -51,7 +56,7 @@ attention_out = torch.library.custom_op(
     "octavo::attention_out",
     compute,
     mutates_args=("out", "lse"),
-    device_types="cpu",
+    device_types=("cpu", "cuda"),
     schema=f"({_INPUTS}, Tensor(a!) out, Tensor(b!)? lse) -> ()",
 )
 

@@ -65,6 +65,10 @@ std::string Device::to_string() const {
 
 int gpu_count() { return cuda::device_count(); }
 
+void wait(const Device& device, Stream stream) {
+  if (!device.is_cpu()) cuda::wait(device.ordinal, stream.handle);
+}
+
 Selection select_from(const std::vector<KernelInfo>& table, const Problem& problem,
                       const Device& device, std::string_view forced) {
   validate(problem);

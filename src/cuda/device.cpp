@@ -82,6 +82,12 @@ Context primary_context(int ordinal) {
   return primary.context;
 }
 
+void wait(int ordinal, void* stream) {
+  const CurrentContext context(ordinal);
+  check(driver().stream_wait(static_cast<StreamHandle>(stream)), "cuStreamSynchronize",
+        "while waiting for cuda:", ordinal);
+}
+
 CurrentContext::CurrentContext(int ordinal) {
   const Context wanted = primary_context(ordinal);
   Context current = nullptr;

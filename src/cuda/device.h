@@ -14,6 +14,9 @@ Device describe(int ordinal);
 /// The device's primary context, which the process retains from first use until it ends.
 Context primary_context(int ordinal);
 
+/// Waits until the work that a stream of the device has so far is done.
+void wait(int ordinal, void* stream);
+
 /// Makes the device's primary context the calling thread's current one while it lives.
 class CurrentContext {
  public:

@@ -47,9 +47,7 @@ Value* DeviceCopy::twin_of(Value* host) const {
 }
 
 void DeviceCopy::bring_back() {
-  const cuda::CurrentContext context(ordinal_);
-  cuda::check(cuda::driver().stream_wait(nullptr), "cuStreamSynchronize",
-              "while waiting for a run");
+  cuda::wait(ordinal_, nullptr);
   for (const Twin& twin : twins_) {
     if (!twin.host.written) continue;
     twin.memory.read(twin.offset, twin.host.bytes.data(), twin.host.bytes.size());

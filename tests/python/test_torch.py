@@ -79,7 +79,7 @@ def paged_call(order="nhd"):
     )
     sinks = torch.linspace(-1, 1, 6)
     scales = [None, torch.tensor([0.5, 2.0]), None, None]
-    call = (problem, "", q[0], k, v, *lens, table, None, sinks, None, [1.0, 1.0, 0.5, 1.0], scales)
+    call = (problem, "", 0, 0, q[0], k, v, *lens, table, None, sinks, None, [1.0, 1.0, 0.5, 1.0], scales)
     keywords = {
         "q_lens": lens[0], "kv_lens": lens[1], "page_table": table, "order": order,
         "mask": "causal", "sinks": sinks, "k_scale": scales[1], "v_scale": 0.5,
