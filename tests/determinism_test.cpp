@@ -19,7 +19,7 @@ namespace {
 class Subject {
  public:
   Subject(const Problem& problem, std::uint64_t seed)
-      : case_(problem, seed, 0),
+      : case_(problem, seed),
         arguments_(case_.arguments()),
         out_(static_cast<std::size_t>(case_.total_q() * out_row())),
         lse_(static_cast<std::size_t>(case_.total_q() * problem.hq)) {

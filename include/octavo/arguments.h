@@ -57,7 +57,7 @@ struct MaskBits {
 };
 
 /// What one run reads and writes. Request r's queries follow those of request r - 1; in the layouts
-/// without pages so do its keys.
+/// without pages so do its keys. On a GPU every pointer leads to memory that the GPU reads.
 ///
 /// Inputs may share memory with each other; k and v may interleave. `out`, `lse` and `workspace`
 /// share no byte with each other or with an input. They may be slices of an array that inputs are
@@ -77,7 +77,9 @@ struct Arguments {
   MaskBits mask_bits{};                   ///< where the mask is bits
   Scale q_scale{}, k_scale{}, v_scale{};  ///< factors of the stored q, k and v
   Scale out_scale{};                      ///< factor of the result before it is stored
-  /// At least Plan::workspace_size() bytes, aligned to 64; if empty, a run allocates its own.
+  /// At least Plan::workspace_size() bytes that no other run uses at the same time. On the CPU
+  /// aligned to 64; if empty, a run allocates its own. On a GPU aligned to 256, and a run allocates
+  /// nothing.
   std::span<std::byte> workspace{};
 };
 

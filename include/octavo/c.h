@@ -35,7 +35,8 @@ typedef enum octavo_code {
   OCTAVO_UNSUPPORTED = 3,      /* no kernel, or not the forced one, can compute the problem */
   OCTAVO_UNAVAILABLE = 4,      /* the device or backend is not there */
   OCTAVO_OUT_OF_MEMORY = 5,    /* host memory */
-  OCTAVO_INTERNAL = 6          /* a C++ exception that is none of the above */
+  OCTAVO_INTERNAL = 6,         /* a C++ exception that is none of the above */
+  OCTAVO_DEVICE_ERROR = 7      /* the device's driver refused or failed a call */
 } octavo_code;
 
 /* Element types. The fp8 types are OCP e4m3fn (no infinities) and e5m2. */

@@ -10,6 +10,7 @@ enum class ErrorCode {
   invalid_argument,  ///< arguments of a run that do not fit the plan
   unsupported,       ///< no kernel, or not the forced one, can compute the problem
   unavailable,       ///< the device or backend is not there
+  device_error,      ///< the device's driver refused or failed a call
 };
 
 /// The only exception the library throws on purpose. The message names the field, its value and the

@@ -6,3 +6,4 @@
 #include "octavo/executor.h"
 #include "octavo/problem.h"
 #include "octavo/selection.h"
+#include "octavo/stream.h"

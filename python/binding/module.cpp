@@ -143,6 +143,8 @@ const char* exception_name(ErrorCode code) {
       return "UnsupportedError";
     case ErrorCode::unavailable:
       return "UnavailableError";
+    case ErrorCode::device_error:
+      return "DeviceError";
   }
   return "Error";
 }

@@ -8,6 +8,7 @@ A problem is computed by a kernel that declared it can, or refused with the reas
 
 from ._attention import attention
 from ._errors import (
+    DeviceError,
     Error,
     InvalidArgumentError,
     InvalidProblemError,
@@ -19,6 +20,7 @@ from ._plan import Plan, explain, kernels, plan
 __version__ = "0.1.0"
 
 __all__ = [
+    "DeviceError",
     "Error",
     "InvalidArgumentError",
     "InvalidProblemError",

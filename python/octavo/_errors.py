@@ -19,3 +19,7 @@ class UnsupportedError(Error, NotImplementedError):
 
 class UnavailableError(Error, RuntimeError):
     """The device is not there."""
+
+
+class DeviceError(Error, RuntimeError):
+    """The device's driver refused or failed a call."""

@@ -24,6 +24,8 @@ octavo_code code_of(ErrorCode code) {
       return OCTAVO_UNSUPPORTED;
     case ErrorCode::unavailable:
       return OCTAVO_UNAVAILABLE;
+    case ErrorCode::device_error:
+      return OCTAVO_DEVICE_ERROR;
   }
   return OCTAVO_INTERNAL;
 }

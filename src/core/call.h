@@ -88,8 +88,4 @@ inline bool mask_bit(const MaskBits& bits, std::int64_t row, std::int64_t key) {
   return (bits.data[row * bits.row_bytes + key / 8] >> (key % 8)) & 1;
 }
 
-/// Checks the arguments against the problem and its bounds, and resolves the requests. Throws
-/// Error(invalid_argument) that names the argument, its value and what would be right.
-Call make_call(const Problem& problem, const Arguments& arguments, std::byte* workspace);
-
 }  // namespace octavo

@@ -1,5 +1,6 @@
 #include "octavo/selection.h"
 
+#include <charconv>
 #include <cstdio>
 #include <cstdlib>
 #include <iomanip>
@@ -7,8 +8,10 @@
 #include <new>
 #include <sstream>
 
+#include "core/arguments.h"
 #include "core/kernel.h"
 #include "cpu/table.h"
+#include "cuda/table.h"
 #include "octavo/error.h"
 
 namespace octavo {
@@ -28,9 +31,7 @@ std::string join_names(const std::vector<KernelInfo>& table) {
 }
 
 const std::vector<KernelInfo>& table_of(const Device& device) {
-  if (device.id == "cpu") return cpu_kernels();
-  throw Error(ErrorCode::unavailable,
-              concat("device '", printable(device.id), "': this build has the device cpu only"));
+  return device.is_cpu() ? cpu_kernels() : cuda::kernels();
 }
 
 /// What a kernel's cost is asked for. A row of an invariant problem has the same bits whatever the
@@ -44,10 +45,25 @@ Problem costed(const Problem& problem) {
 }  // namespace
 
 Device Device::parse(std::string_view id) {
+  constexpr std::string_view kCuda = "cuda:";
   if (id == "cpu") return cpu();
+  if (id.starts_with(kCuda)) {
+    const char* end = id.data() + id.size();
+    int ordinal = 0;
+    const auto [stop, error] = std::from_chars(id.data() + kCuda.size(), end, ordinal);
+    if (error == std::errc() && stop == end && ordinal >= 0) return cuda::describe(ordinal);
+  }
   throw Error(ErrorCode::unavailable,
-              concat("device '", printable(id), "': this build has the device cpu only"));
+              concat("device '", printable(id), "': must be cpu or cuda:N, with N from 0"));
 }
+
+std::string Device::to_string() const {
+  if (is_cpu()) return concat(name, ", ", threads, " threads");
+  return concat(name, ", compute capability ", capability / 10, ".", capability % 10, ", ",
+                multiprocessors, " multiprocessors");
+}
+
+int gpu_count() { return cuda::device_count(); }
 
 Selection select_from(const std::vector<KernelInfo>& table, const Problem& problem,
                       const Device& device, std::string_view forced) {
@@ -109,7 +125,7 @@ std::string_view Selection::kernel() const { return candidates_[winner_].kernel-
 std::string Selection::to_string() const {
   std::ostringstream text;
   text << "problem: " << problem_->to_string() << "\ndevice:  " << device_.id << " ("
-       << device_.name << ", " << device_.threads << " threads)\n"
+       << device_.to_string() << ")\n"
        << std::fixed << std::setprecision(1);
   for (std::size_t i = 0; i < candidates_.size(); ++i) {
     const Candidate& candidate = candidates_[i];
@@ -127,15 +143,21 @@ std::string Selection::to_string() const {
 Plan Selection::plan() const {
   Plan plan;
   plan.problem_ = problem_;
+  plan.device_ = device_;
   plan.kernel_ = candidates_[winner_].kernel;
+  if (plan.kernel_->load != nullptr) plan.code_ = plan.kernel_->load(*problem_, device_);
   return plan;
 }
 
 std::string_view Plan::kernel() const { return kernel_->name; }
-std::size_t Plan::workspace_size() const { return kernel_->workspace(*problem_); }
+std::size_t Plan::workspace_size() const {
+  return code_ ? code_->workspace() : kernel_->workspace(*problem_);
+}
 DType Plan::weights() const { return kernel_->weights; }
 
 void Plan::run(const Arguments& arguments, Executor& executor) const {
+  require_argument(!code_, "an executor is given: the plan runs on ", device_.id,
+                   ", which has streams");
   const std::size_t needed = workspace_size();
   const auto free = [](std::byte* memory) {
     ::operator delete[](memory, std::align_val_t{kWorkspaceAlignment});
@@ -145,16 +167,30 @@ void Plan::run(const Arguments& arguments, Executor& executor) const {
   if (arguments.workspace.empty()) {
     own.reset(new (std::align_val_t{kWorkspaceAlignment}) std::byte[needed]);
     workspace = own.get();
-  } else if (arguments.workspace.size() < needed) {
-    throw Error(ErrorCode::invalid_argument, concat("workspace has ", arguments.workspace.size(),
-                                                    " bytes: the plan needs ", needed));
-  } else if (workspace == nullptr ||
-             reinterpret_cast<std::uintptr_t>(workspace) % kWorkspaceAlignment != 0) {
-    throw Error(
-        ErrorCode::invalid_argument,
-        concat("workspace is a null pointer or not aligned to ", kWorkspaceAlignment, " bytes"));
+  } else {
+    require_argument(arguments.workspace.size() >= needed, "workspace has ",
+                     arguments.workspace.size(), " bytes: the plan needs ", needed);
+    require_argument(workspace != nullptr &&
+                         reinterpret_cast<std::uintptr_t>(workspace) % kWorkspaceAlignment == 0,
+                     "workspace is a null pointer or not aligned to ", kWorkspaceAlignment,
+                     " bytes");
   }
   kernel_->launch(make_call(*problem_, arguments, workspace), executor);
+}
+
+void Plan::run(const Arguments& arguments, Stream stream) const {
+  require_argument(code_ != nullptr, "a stream is given: the plan runs on ", device_.id,
+                   ", which has none");
+  const StreamCall call = make_stream_call(*problem_, arguments, code_->workspace(), stream.handle);
+  cuda::run(device_, *code_, call);
+}
+
+void Plan::run(const Arguments& arguments) const {
+  if (code_) {
+    run(arguments, Stream{});
+  } else {
+    run(arguments, default_executor());
+  }
 }
 
 }  // namespace octavo

@@ -5,9 +5,8 @@
 // whose words are the pairs that tdpbf16ps wants. Rows beyond the last are computed and dropped, so
 // that each row's sums run in the same order whatever rows stand beside it.
 #include "cpu/amx_tiles.h"
-#include "cpu/kernels.h"
+#include "cpu/arithmetic.h"
 #include "cpu/vector_math.h"
-#include "cpu/walk.h"
 
 namespace octavo {
 namespace {
@@ -105,21 +104,9 @@ void multiply_on_tiles(const Product& p) {
   }
 }
 
-const TileMath& math() {
-  static constexpr TileMath kMath =
-      make_math<Bf16Pairs, 128, kSide, Floats>(200000, multiply_on_tiles);
-  return kMath;
-}
-
-Support supports(const Problem& problem, const Device&) {
-  Support support;
-  support.require(may_use_tiles(), "needs AMX-BF16 and AVX512_BF16, which this processor lacks");
-  require_attendable(problem, math(), support);
-  return support;
-}
-
 }  // namespace
 
-KernelInfo cpu_amx_bf16() { return attend_kernel<math>("cpu_amx_bf16", supports, DType::bf16); }
+constinit const TileMath kAmxBf16Math =
+    make_math<Bf16Pairs, 128, kSide, Floats>(200000, multiply_on_tiles);
 
 }  // namespace octavo

@@ -2,6 +2,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #elif defined(__aarch64__)
 #include <sys/auxv.h>
 #endif
@@ -31,6 +33,15 @@ inline bool has_amx_bf16() {
   unsigned a = 0, b = 0, c = 0, d = 0;
   return has_avx512_bf16() && __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && (d >> 22 & 1) != 0 &&
          (d >> 24 & 1) != 0;
+}
+/// Whether the processor has AMX-BF16 and Linux grants this process its registers, which is asked
+/// once.
+inline bool may_use_tiles() {
+  constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
+  constexpr long kTileData = 18;               // XFEATURE_XTILEDATA
+  static const bool granted =
+      has_amx_bf16() && syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+  return granted;
 }
 inline bool is_amd() { return __builtin_cpu_is("amd"); }
 #elif defined(__aarch64__)

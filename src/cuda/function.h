@@ -23,6 +23,7 @@ class Function {
  private:
   friend Function load(const Device& device, const Variant& variant, int shared_bytes);
   void* handle_ = nullptr;
+  const char* source_ = "";
   int shared_bytes_ = 0;
 };
 

@@ -16,7 +16,6 @@ namespace {
 constexpr std::uint8_t kNan = 0xff;
 constexpr std::uint8_t kPoison = 0xa5;
 constexpr std::size_t kGuard = 256;
-constexpr std::size_t kAlignment = 64;
 constexpr std::int64_t kSpareRows = 3;
 
 std::int64_t floor_div(std::int64_t a, std::int64_t b) {
@@ -125,10 +124,10 @@ double load(const std::byte* at, DType dtype) {
   return decode(bits, dtype);
 }
 
-GuardedBuffer::GuardedBuffer(std::size_t size, std::uint8_t fill)
-    : storage_(size + 2 * kGuard + kAlignment, std::byte{fill}), size_(size), fill_{fill} {
+GuardedBuffer::GuardedBuffer(std::size_t size, std::uint8_t fill, std::size_t alignment)
+    : storage_(size + 2 * kGuard + alignment, std::byte{fill}), size_(size), fill_{fill} {
   const auto address = reinterpret_cast<std::uintptr_t>(storage_.data()) + kGuard;
-  begin_ = kGuard + (kAlignment - address % kAlignment) % kAlignment;
+  begin_ = kGuard + (alignment - address % alignment) % alignment;
 }
 
 bool GuardedBuffer::untouched_beyond(std::size_t used) const {
@@ -198,7 +197,7 @@ class Case::Maker {
     a_.alibi_slopes = c_.slopes_;
   }
 
-  void queries_and_keys() {
+  void queries_and_keys(Values values) {
     if (p_.layout == Layout::packed) {
       packed();
     } else {
@@ -211,10 +210,14 @@ class Case::Maker {
         flat();
       }
     }
-    fill();
+    if (values == Values::checked) {
+      fill();
+    } else {
+      repeat_values();
+    }
   }
 
-  void outputs(std::size_t workspace_size) {
+  void outputs(Workspace workspace) {
     const std::int64_t rows = c_.total_q() + kSpareRows;
     c_.out_memory_ = GuardedBuffer(bytes_of(rows * p_.hq * p_.dv, p_.out), kPoison);
     a_.out = TensorView<3>::dense(c_.out_memory_.data(), p_.out, {c_.total_q(), p_.hq, p_.dv});
@@ -222,9 +225,9 @@ class Case::Maker {
       c_.lse_memory_ = GuardedBuffer(bytes_of(rows * p_.hq, DType::f32), kPoison);
       a_.lse = TensorView<2>::dense(c_.lse_memory_.data(), DType::f32, {c_.total_q(), p_.hq});
     }
-    if (workspace_size > 0 && random_.chance(0.5)) {
-      c_.workspace_memory_ = GuardedBuffer(workspace_size, kNan);
-      a_.workspace = {c_.workspace_memory_.data(), workspace_size};
+    if (workspace.size > 0 && (!workspace.optional || random_.chance(0.5))) {
+      c_.workspace_memory_ = GuardedBuffer(workspace.size, kNan, workspace.alignment);
+      a_.workspace = {c_.workspace_memory_.data(), workspace.size};
     }
   }
 
@@ -366,20 +369,34 @@ class Case::Maker {
     }
   }
 
+  void repeat_values() {
+    constexpr std::size_t kDrawn = 1 << 16;
+    const auto repeat = [&](GuardedBuffer& memory, DType dtype) {
+      std::vector<std::byte> values(kDrawn * size_of(dtype));
+      for (std::size_t i = 0; i < kDrawn; ++i) draw(&values[i * size_of(dtype)], dtype);
+      for (std::size_t at = 0; at < memory.size(); at += values.size()) {
+        std::memcpy(memory.data() + at, values.data(), std::min(values.size(), memory.size() - at));
+      }
+    };
+    repeat(c_.q_memory_, p_.q);
+    repeat(c_.k_memory_, p_.kv);
+    repeat(c_.v_memory_, p_.kv);
+  }
+
   Case& c_;
   const Problem& p_;
   Arguments& a_;
   Random random_;
 };
 
-Case::Case(const Problem& problem, std::uint64_t seed, std::size_t workspace_size)
+Case::Case(const Problem& problem, std::uint64_t seed, Workspace workspace, Values values)
     : problem_(problem) {
   Maker maker(*this, seed);
   maker.lengths();
   maker.mask_bits();
   maker.factors();
-  maker.queries_and_keys();
-  maker.outputs(workspace_size);
+  maker.queries_and_keys(values);
+  maker.outputs(workspace);
 }
 
 bool Case::sees(std::int64_t r, std::int64_t i, std::int64_t j) const {
@@ -418,6 +435,27 @@ double Case::out(std::int64_t token, std::int64_t head, std::int64_t c) const {
 double Case::lse(std::int64_t token, std::int64_t head) const {
   const std::int64_t index = token * problem_.hq + head;
   return load(lse_memory_.data() + bytes_of(index, DType::f32), DType::f32);
+}
+
+std::vector<Case::Block> Case::blocks() {
+  std::vector<Block> all;
+  const auto add = [&](auto& values) {
+    if (!values.empty()) all.push_back({std::as_writable_bytes(std::span(values)), false});
+  };
+  add(q_lens_);
+  add(kv_lens_);
+  add(page_table_);
+  add(sinks_);
+  add(slopes_);
+  add(bits_);
+  for (Factor* factor : {&q_scale_, &k_scale_, &v_scale_, &out_scale_}) add(factor->values);
+  for (GuardedBuffer* memory : {&q_memory_, &k_memory_, &v_memory_}) {
+    if (memory->size() > 0) all.push_back({memory->with_guards(), false});
+  }
+  for (GuardedBuffer* memory : {&out_memory_, &lse_memory_, &workspace_memory_}) {
+    if (memory->size() > 0) all.push_back({memory->with_guards(), true});
+  }
+  return all;
 }
 
 std::string Case::touched() const {

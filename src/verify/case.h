@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -29,11 +30,12 @@ double load(const std::byte* at, DType dtype);
 class GuardedBuffer {
  public:
   GuardedBuffer() = default;
-  GuardedBuffer(std::size_t size, std::uint8_t fill);
+  GuardedBuffer(std::size_t size, std::uint8_t fill, std::size_t alignment = 64);
 
   std::byte* data() { return storage_.data() + begin_; }
   const std::byte* data() const { return storage_.data() + begin_; }
   std::size_t size() const { return size_; }
+  std::span<std::byte> with_guards() { return storage_; }
   /// Whether the guards, and every byte from `used` on, still hold the fill.
   bool untouched_beyond(std::size_t used) const;
 
@@ -44,11 +46,23 @@ class GuardedBuffer {
   std::byte fill_{};
 };
 
+/// The workspace of a run: exactly as many bytes as the plan needs.
+struct Workspace {
+  std::size_t size = 0;
+  std::size_t alignment = 64;
+  bool optional = true;  ///< none at all, as the seed says
+};
+
+enum class Values {
+  checked,  ///< NaN in keys that no query sees, and all the rest known to the oracle
+  timed,    ///< random ones that repeat, everywhere, and no oracle: large cases are made fast
+};
+
 /// One random instance of a problem: the arguments of a run, and the same numbers for the oracle.
 class Case {
  public:
-  /// `workspace_size`: of the plan; a run gets exactly as much, or nothing, as the seed says.
-  Case(const Problem& problem, std::uint64_t seed, std::size_t workspace_size);
+  Case(const Problem& problem, std::uint64_t seed, Workspace workspace = {},
+       Values values = Values::checked);
   Case(const Case&) = delete;
   Case& operator=(const Case&) = delete;
 
@@ -82,6 +96,12 @@ class Case {
   /// What the run wrote.
   double out(std::int64_t token, std::int64_t head, std::int64_t c) const;
   double lse(std::int64_t token, std::int64_t head) const;
+  /// Memory that the arguments lead to. Outputs, the workspace among them, are written.
+  struct Block {
+    std::span<std::byte> bytes;
+    bool written;
+  };
+  std::vector<Block> blocks();
   /// Names the output whose guard bytes or spare rows the run touched; empty if none.
   std::string touched() const;
 

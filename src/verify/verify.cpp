@@ -6,6 +6,7 @@
 #include <sstream>
 
 #include "verify/case.h"
+#include "verify/device_copy.h"
 #include "verify/oracle.h"
 
 namespace octavo::verify {
@@ -51,8 +52,15 @@ class Comparison {
 
 Result verify(const Plan& plan, std::uint64_t seed, Executor& executor) {
   const Problem& p = plan.problem();
-  const Case c(p, seed, plan.workspace_size());
-  plan.run(c.arguments(), executor);
+  const bool cpu = plan.device().is_cpu();
+  Case c(p, seed, cpu ? Workspace{plan.workspace_size()} : gpu_workspace(plan));
+  if (cpu) {
+    plan.run(c.arguments(), executor);
+  } else {
+    DeviceCopy copy(c, plan.device());
+    plan.run(copy.arguments(), Stream{});
+    copy.bring_back();
+  }
 
   Comparison comparison;
   for (std::int64_t r = 0; r < p.batch(); ++r) {

@@ -18,7 +18,8 @@ struct Result {
 
 /// Runs the plan on fresh random data drawn from `seed`, with NaN wherever no query may look,
 /// poisoned outputs and guard bytes around them, and compares with a double-precision oracle. Each
-/// error bound follows from the dtypes and the row's own numbers.
+/// error bound follows from the dtypes and the row's own numbers. A plan for a GPU runs on its
+/// default stream, not on the executor.
 Result verify(const Plan& plan, std::uint64_t seed, Executor& executor);
 
 /// A valid problem drawn from the whole space, small enough to verify in milliseconds.

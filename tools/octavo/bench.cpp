@@ -51,7 +51,7 @@ std::vector<double> times_of(const Plan& plan, const Arguments& arguments) {
 
 Measurement measure(const Problem& problem, const Options& options) {
   const Plan plan = select(problem, Device::parse(options.device), options.kernel).plan();
-  const verify::Case c(problem, options.seed.value_or(0), 0);
+  const verify::Case c(problem, options.seed.value_or(0));
   // A workspace that lives across runs, so that only the computation is timed.
   verify::GuardedBuffer workspace(plan.workspace_size(), 0);
   Arguments arguments = c.arguments();

@@ -54,6 +54,8 @@ constexpr std::string_view code_name(ErrorCode code) {
       return "unsupported";
     case ErrorCode::unavailable:
       return "unavailable";
+    case ErrorCode::device_error:
+      return "device_error";
   }
   return "unknown";
 }
@@ -66,22 +68,34 @@ std::string json_list(const std::vector<std::string>& texts) {
 
 int run_devices(const Options& options) {
   std::vector<Device> devices = {Device::cpu()};
+  std::string no_gpu;
   try {
-    for (int i = 0;; ++i) devices.push_back(Device::parse("cuda:" + std::to_string(i)));
+    const int gpus = gpu_count();
+    for (int i = 0; i < gpus; ++i) devices.push_back(Device::parse(concat("cuda:", i)));
   } catch (const Error& error) {
-    if (error.code() != ErrorCode::unavailable) throw;
+    no_gpu = error.what();
   }
   std::string json;
   for (const Device& device : devices) {
     const std::vector<std::string> kernels = kernel_names(device);
     json += concat(json.empty() ? "" : ",", "{\"id\":", quoted(device.id),
-                   ",\"name\":", quoted(device.name), ",\"threads\":", device.threads,
-                   ",\"kernels\":", json_list(kernels), "}");
+                   ",\"name\":", quoted(device.name), ",\"threads\":", device.threads);
+    if (!device.is_cpu()) {
+      json += concat(",\"capability\":", device.capability,
+                     ",\"multiprocessors\":", device.multiprocessors,
+                     ",\"memory_gbs\":", number(device.memory_gbs));
+    }
+    json += concat(",\"kernels\":", json_list(kernels), "}");
     if (options.json) continue;
-    std::printf("%s: %s, %d threads\n", device.id.c_str(), device.name.c_str(), device.threads);
+    std::printf("%s: %s\n", device.id.c_str(), device.to_string().c_str());
     for (const std::string& kernel : kernels) std::printf("  %s\n", kernel.c_str());
   }
-  if (options.json) std::printf("{\"devices\":[%s]}\n", json.c_str());
+  if (options.json) {
+    std::printf("{\"devices\":[%s]%s}\n", json.c_str(),
+                no_gpu.empty() ? "" : concat(",\"no_gpu\":", quoted(no_gpu)).c_str());
+  } else if (!no_gpu.empty()) {
+    std::printf("%s\n", no_gpu.c_str());
+  }
   return kPassed;
 }
 

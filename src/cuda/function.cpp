@@ -1,0 +1,87 @@
+#include "cuda/function.h"
+
+#include <memory>
+#include <mutex>
+#include <vector>
+
+#include "core/text.h"
+#include "cuda/device.h"
+#include "cuda/store.h"
+
+namespace octavo::cuda {
+namespace {
+
+// Keys of the list that hands a launch its parameters as one buffer.
+void* const kParamEnd = nullptr;
+void* const kParamBuffer = reinterpret_cast<void*>(1);
+void* const kParamBufferSize = reinterpret_cast<void*>(2);
+
+/// A variant on a device, with a lock of its own: compiling may take seconds.
+struct Entry {
+  int ordinal;
+  Variant variant;
+  std::mutex mutex;
+  FunctionHandle handle = nullptr;
+  int shared_bytes = 0;  ///< that the function was given room for
+};
+
+Entry& entry_of(int ordinal, const Variant& variant) {
+  static std::mutex mutex;
+  static auto& entries = *new std::vector<std::unique_ptr<Entry>>;  // functions point into it
+  const std::lock_guard lock(mutex);
+  for (const auto& entry : entries) {
+    if (entry->ordinal == ordinal && entry->variant == variant) return *entry;
+  }
+  entries.push_back(std::make_unique<Entry>());
+  entries.back()->ordinal = ordinal;
+  entries.back()->variant = variant;
+  return *entries.back();
+}
+
+FunctionHandle load_code(const Device& device, const Variant& variant) {
+  const std::vector<std::byte> code = cubin(variant, device.capability);
+  const std::string doing = concat("while loading ", variant.source, " on ", device.id);
+  Module module = nullptr;
+  FunctionHandle function = nullptr;
+  check(driver().module_load(&module, code.data()), "cuModuleLoadData", doing);
+  check(driver().module_function(&function, module, variant.entry.c_str()), "cuModuleGetFunction",
+        doing);
+  return function;
+}
+
+}  // namespace
+
+Function load(const Device& device, const Variant& variant, int shared_bytes) {
+  Entry& entry = entry_of(device.ordinal, variant);
+  const std::lock_guard lock(entry.mutex);
+  const CurrentContext context(device.ordinal);
+  if (entry.handle == nullptr) entry.handle = load_code(device, variant);
+  if (shared_bytes > entry.shared_bytes) {
+    check(
+        driver().function_set(entry.handle, FunctionAttribute::dynamic_shared_bytes, shared_bytes),
+        "cuFuncSetAttribute",
+        concat("for ", shared_bytes, " bytes of shared memory of ", variant.source, " on ",
+               device.id));
+    entry.shared_bytes = shared_bytes;
+  }
+  Function function;
+  function.handle_ = entry.handle;
+  function.source_ = entry.variant.source.c_str();  // entries live while the process does
+  function.shared_bytes_ = shared_bytes;
+  return function;
+}
+
+void Function::launch(Grid grid, int threads, void* stream, const void* params,
+                      std::size_t bytes) const {
+  void* extra[] = {kParamBuffer, const_cast<void*>(params), kParamBufferSize, &bytes, kParamEnd};
+  const Result result =
+      driver().launch(static_cast<FunctionHandle>(handle_), grid.x, grid.y, grid.z,
+                      static_cast<unsigned>(threads), 1, 1, static_cast<unsigned>(shared_bytes_),
+                      static_cast<StreamHandle>(stream), nullptr, extra);
+  if (result == kSuccess) return;
+  check(result, "cuLaunchKernel",
+        concat("for ", source_, " on a grid of ", grid.x, " x ", grid.y, " x ", grid.z,
+               " blocks of ", threads, " threads with ", shared_bytes_, " bytes of shared memory"));
+}
+
+}  // namespace octavo::cuda

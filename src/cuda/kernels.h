@@ -1,0 +1,10 @@
+#pragma once
+
+#include "core/kernel.h"
+#include "core/work.h"
+
+namespace octavo::cuda {
+
+KernelInfo reference();
+
+}  // namespace octavo::cuda
