@@ -5,6 +5,7 @@
 
 namespace octavo::cuda {
 
+KernelInfo portable();
 KernelInfo reference();
 
 }  // namespace octavo::cuda
