@@ -34,3 +34,23 @@ add_executable(octavo_nvrtc_child src/cuda/store/nvrtc_child.cpp)
 target_link_libraries(octavo_nvrtc_child PRIVATE octavo_options ${CMAKE_DL_LIBS})
 target_link_options(octavo_nvrtc_child PRIVATE -s)
 octavo_embed(nvrtc_child ${PROJECT_BINARY_DIR} octavo_nvrtc_child)
+
+# Run once the command line is there: compiles the pack for OCTAVO_CUDA_PACK_ARCHS beside the library.
+function(octavo_add_pack)
+  if(NOT OCTAVO_CUDA_PACK_ARCHS)
+    return()
+  endif()
+  if(NOT TARGET octavo_cli OR CMAKE_CROSSCOMPILING)
+    message(FATAL_ERROR "OCTAVO_CUDA_PACK_ARCHS=${OCTAVO_CUDA_PACK_ARCHS}: the pack is made by the "
+                        "command line, which this build does not have or cannot run")
+  endif()
+  set(pack ${PROJECT_BINARY_DIR}/octavo-cubins)
+  list(JOIN OCTAVO_CUDA_PACK_ARCHS "," architectures)
+  add_custom_command(OUTPUT ${pack}.made
+    COMMAND octavo_cli compile --arch ${architectures} --out ${pack}
+    COMMAND ${CMAKE_COMMAND} -E touch ${pack}.made
+    DEPENDS octavo_cli
+    COMMENT "Compiling device code for ${architectures}"
+    USES_TERMINAL VERBATIM)
+  add_custom_target(octavo_cuda_pack ALL DEPENDS ${pack}.made)
+endfunction()

@@ -15,6 +15,10 @@ install(FILES ${PROJECT_BINARY_DIR}/octavoConfig.cmake
               ${PROJECT_BINARY_DIR}/octavoConfigVersion.cmake
         DESTINATION ${package_dir})
 
+if(OCTAVO_CUDA_PACK_ARCHS)
+  install(DIRECTORY ${PROJECT_BINARY_DIR}/octavo-cubins DESTINATION ${CMAKE_INSTALL_LIBDIR})
+endif()
+
 if(TARGET octavo_cli)
   # The command line finds a shared library beside it, wherever the prefix is moved to.
   file(RELATIVE_PATH bin_to_lib /${CMAKE_INSTALL_BINDIR} /${CMAKE_INSTALL_LIBDIR})

@@ -236,6 +236,17 @@ std::shared_ptr<const StreamKernel> load(const Problem& problem, const Device& d
 
 }  // namespace
 
+std::vector<Variant> portable_variants(const Problem& p, const Device& device) {
+  const PortableDims dims = PortableDims::of(p);
+  std::vector<Variant> variants;
+  for (const PortableClass& c : classes_of(p, device)) {
+    variants.push_back(variant_of(p, dims, c.tile));
+    const Units units = Units::of(p, c, Splitting::of(p, c, device), p.batch(), p.total_q());
+    if (units.partial > 0) variants.push_back(merge_variant_of(c.tile));
+  }
+  return variants;
+}
+
 KernelInfo portable() {
   return {.name = "cuda_portable",
           .supports = supports,

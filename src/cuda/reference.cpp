@@ -23,10 +23,13 @@ double cost_us(const Problem& problem, const Device& device) {
   return kLaunchUs + multiply_adds(problem) / (kMultiplyAddsPerUs * device.multiprocessors);
 }
 
+Variant variant() {
+  return {.source = "reference/attend.cu", .entry = "octavo_reference", .definitions = {}};
+}
+
 class Reference final : public StreamKernel {
  public:
-  explicit Reference(const Device& device)
-      : function_(cuda::load(device, {"reference/attend.cu", "octavo_reference", {}}, 0)) {}
+  explicit Reference(const Device& device) : function_(cuda::load(device, variant(), 0)) {}
 
   std::size_t workspace() const override { return 0; }
 
@@ -48,6 +51,8 @@ std::shared_ptr<const StreamKernel> load(const Problem&, const Device& device) {
 }
 
 }  // namespace
+
+std::vector<Variant> reference_variants(const Problem&, const Device&) { return {variant()}; }
 
 KernelInfo reference() {
   return {.name = "cuda_reference", .supports = supports, .cost_us = cost_us, .load = load};

@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "octavo/octavo.h"
 
@@ -26,8 +27,11 @@ struct Options {
   std::string kernel;  ///< a name, `all`, or empty for the selected one
   std::optional<std::uint64_t> seed;
   std::optional<std::uint64_t> random;
-  std::string cases;  ///< a file of named problems, see bench/cases.txt
-  std::string match;  ///< of these, those with the text in their name
+  std::string cases;               ///< a file of named problems, see bench/cases.txt
+  std::string match;               ///< of these, those with the text in their name
+  std::vector<int> architectures;  ///< as in 90; empty: those of the devices
+  std::string out;                 ///< a folder for a pack
+  std::optional<std::uint64_t> jobs;
   bool limits = false;
   bool json = false;
   bool help = false;
@@ -38,6 +42,7 @@ Options parse_options(int count, char** words);
 int run_verify(const Options& options);
 int run_verify_random(const Options& options);
 int run_bench(const Options& options);
+int run_compile(const Options& options);
 
 /// A JSON string, with its quotes.
 std::string quoted(std::string_view text);

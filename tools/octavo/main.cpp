@@ -30,6 +30,12 @@ How fast is it?
 How fast could it be? What the processor and its memory can do at best, in a few seconds:
   octavo bench --limits
 
+Device code for GPUs, compiled before it is needed: what common problems need, or one problem. For the
+GPUs of this machine, or without one for all that Octavo knows
+  octavo compile
+  octavo compile --arch 90,120 --out octavo-cubins
+  octavo compile --arch 90 paged q=bf16 kv=e5m2 hq=32 hkv=8 d=80 mask=causal q_len=1 kv_len=4096
+
 Options
   --device cpu|cuda:N   the device (cpu)
   --kernel NAME|all     a kernel other than the one selected; all: verify only
@@ -39,9 +45,12 @@ Options
                         each comes to the limits
   --match TEXT          of --cases, those with the text in their name
   --limits              measure the limits: products and reads, on one thread and on all
+  --arch N,N            of compile: compute capabilities without the dot
+  --out FOLDER          of compile: the pack; default: OCTAVO_CUDA_PACK, or beside the library
+  --jobs N              of compile: compilers at a time; default: one for each processor
   --json                one JSON object on stdout
 
-Exit codes: 0 passed; 1 wrong results; 2 refused, invalid or a bad command line.
+Exit codes: 0 passed; 1 wrong results, or code that does not compile; 2 refused, invalid or a bad command line.
 )";
 
 constexpr std::string_view code_name(ErrorCode code) {
@@ -126,6 +135,7 @@ int run(const Options& options) {
   if (options.command == "devices") return run_devices(options);
   if (options.command == "explain") return run_explain(options);
   if (options.command == "bench") return run_bench(options);
+  if (options.command == "compile") return run_compile(options);
   return options.random ? run_verify_random(options) : run_verify(options);
 }
 

@@ -22,13 +22,6 @@ constexpr int kFormat = 1;
 
 std::string target_of(int architecture) { return concat("sm_", architecture); }
 
-/// A variant for an architecture, in words.
-std::string describe(const Variant& variant, int architecture) {
-  std::string text = concat(variant.source, " ", target_of(architecture));
-  for (const auto& [name, value] : variant.definitions) text += concat(" ", name, "=", value);
-  return text;
-}
-
 /// What code depends on apart from the compiler.
 std::string key_of(const Variant& variant, int architecture, std::span<const EmbeddedFile> files) {
   std::string contents;
@@ -57,6 +50,12 @@ void make_folder_of(const fs::path& file) {
 }
 
 }  // namespace
+
+std::string describe(const Variant& variant, int architecture) {
+  std::string text = concat(variant.source, " ", target_of(architecture));
+  for (const auto& [name, value] : variant.definitions) text += concat(" ", name, "=", value);
+  return text;
+}
 
 StoreSettings StoreSettings::from_environment() {
   StoreSettings settings;

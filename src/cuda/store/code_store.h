@@ -13,6 +13,9 @@
 
 namespace octavo::cuda {
 
+/// A variant for an architecture in words, as in "portable/attend.cu sm_90 D=64".
+std::string describe(const Variant& variant, int architecture);
+
 /// Where device code comes from.
 struct StoreSettings {
   std::span<const EmbeddedFile> sources = kernel_sources();

@@ -31,12 +31,12 @@ FileLock::FileLock(const std::filesystem::path& path) : path_(path) {
   for (;;) {
     file_ = open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     if (file_ < 0) return;
-    // Whoever held it before has removed the file, and others lock the next one.
-    if (lock(file_) && is_still_at(path, file_)) return;
-    const bool no_locks = errno == ENOLCK || errno == ENOTSUP;
+    const bool locked = lock(file_);
+    if (locked && is_still_at(path, file_)) return;
     close(file_);
     file_ = -1;
-    if (no_locks) return;
+    if (!locked) return;
+    // Whoever held it before has removed the file, and others lock the next one.
   }
 }
 

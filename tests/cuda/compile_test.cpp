@@ -1,0 +1,146 @@
+// Real compilers on the kernels' real sources. Skipped where there is none.
+#include <gtest/gtest.h>
+
+#include <map>
+
+#include "core/text.h"
+#include "cuda/pack.h"
+#include "cuda/table.h"
+#include "fake_compiler.h"
+
+namespace octavo::cuda {
+namespace {
+
+/// A store with an empty pack and cache, and compilers of one kind as the environment has them.
+class RealCompiler {
+ public:
+  explicit RealCompiler(Compiler::Kind kind) {
+    settings_ = StoreSettings::from_environment();
+    settings_.pack = folder_.path() / "pack";
+    settings_.cache = folder_.path() / "cache";
+    auto& others =
+        kind == Compiler::Kind::nvcc ? settings_.compilers.nvrtc : settings_.compilers.nvcc;
+    others.clear();
+  }
+  /// Why there is no compiler; empty if there is.
+  std::string missing() const {
+    try {
+      find_compiler(settings_.compilers);
+      return "";
+    } catch (const Error& error) {
+      return error.what();
+    }
+  }
+  CodeStore store() const { return CodeStore(settings_); }
+  CodeStore toy_store() const {
+    StoreSettings settings = settings_;
+    settings.sources = kToySources;
+    return CodeStore(settings);
+  }
+
+ private:
+  ScratchFolder folder_;
+  StoreSettings settings_;
+};
+
+class CudaCompile : public testing::TestWithParam<Compiler::Kind> {
+ protected:
+  void SetUp() override {
+    if (const std::string why = compiler_.missing(); !why.empty()) GTEST_SKIP() << why;
+  }
+  const RealCompiler compiler_{GetParam()};
+};
+
+/// The first, middle and last variant of each source.
+std::vector<Variant> spread(int architecture) {
+  std::map<std::string, std::vector<Variant>> by_source;
+  for (const Variant& variant : default_variants(architecture)) {
+    by_source[variant.source].push_back(variant);
+  }
+  std::vector<Variant> some;
+  for (const auto& [source, variants] : by_source) {
+    for (const std::size_t i : {std::size_t{0}, variants.size() / 2, variants.size() - 1}) {
+      if (std::ranges::find(some, variants[i]) == some.end()) some.push_back(variants[i]);
+    }
+  }
+  return some;
+}
+
+TEST_P(CudaCompile, EveryKernelForEveryArchitecture) {
+  const CodeStore store = compiler_.store();
+  for (const int architecture : kArchitectures) {
+    for (const Variant& variant : spread(architecture)) {
+      SCOPED_TRACE(describe(variant, architecture));
+      const std::string code = text_of(store.cubin(variant, architecture));
+      EXPECT_NE(code.find(variant.entry), std::string::npos) << "has no entry " << variant.entry;
+    }
+  }
+}
+
+TEST_P(CudaCompile, TheSameSourceMakesTheSameCode) {
+  const std::string code = text_of(compiler_.toy_store().cubin(toy(), 90));
+  EXPECT_EQ(text_of(RealCompiler(GetParam()).toy_store().cubin(toy(), 90)), code);
+  EXPECT_NE(text_of(compiler_.toy_store().cubin(toy("3"), 90)), code);
+}
+
+TEST_P(CudaCompile, ItsErrorsAreQuoted) {
+  const std::string why = refusal(compiler_.toy_store(), toy("nothing"));
+  EXPECT_NE(why.find("\"nothing\" is undefined"), std::string::npos) << why;
+  EXPECT_NE(why.find("factor.h"), std::string::npos) << why;
+}
+
+TEST_P(CudaCompile, AnArchitectureThatItDoesNotKnowIsAnError) {
+  EXPECT_THROW(compiler_.toy_store().cubin(toy(), 30), Error);
+}
+
+/// Keeps more values alive than a thread has registers.
+constexpr EmbeddedFile kSpilling[] = {
+    {"toy/spill.cu",
+     "extern \"C\" __global__ __launch_bounds__(1024, 2) void spill(float* p, int n) {\n"
+     "  float values[64];\n"
+     "#pragma unroll\n"
+     "  for (int i = 0; i < 64; ++i) values[i] = p[i * n];\n"
+     "  __syncthreads();\n"
+     "#pragma unroll\n"
+     "  for (int i = 0; i < 64; ++i) p[(63 - i) * n] = values[i] * values[(i + 17) % 64];\n"
+     "}\n"}};
+
+TEST_P(CudaCompile, SpillsAreSeen) {
+  StoreSettings settings = StoreSettings::from_environment();
+  settings.sources = kSpilling;
+  settings.cache.clear();
+  settings.pack.clear();
+  (GetParam() == Compiler::Kind::nvcc ? settings.compilers.nvrtc : settings.compilers.nvcc).clear();
+  Variant variant{.source = "toy/spill.cu", .entry = "spill", .definitions = {}};
+  const std::string why = refusal(CodeStore(settings), variant);
+  EXPECT_NE(why.find("registers spill"), std::string::npos) << why;
+  variant.may_spill = true;
+  EXPECT_EQ(refusal(CodeStore(settings), variant), "");
+}
+
+INSTANTIATE_TEST_SUITE_P(, CudaCompile,
+                         testing::Values(Compiler::Kind::nvcc, Compiler::Kind::nvrtc),
+                         [](const auto& kind) {
+                           return kind.param == Compiler::Kind::nvcc ? "nvcc" : "nvrtc";
+                         });
+
+TEST(CudaPack, HoldsVariantsOfEveryKernel) {
+  for (const int architecture : kArchitectures) {
+    for (const KernelInfo& kernel : kernels()) {
+      EXPECT_FALSE(default_variants(architecture, kernel.name).empty())
+          << kernel.name << " on sm_" << architecture;
+    }
+  }
+}
+
+TEST(CudaPack, OfAProblemHoldsWhatTheNamedKernelNeeds) {
+  const Problem problem = Problem::parse("paged q=bf16 kv=bf16 hq=2 hkv=1 d=64 q_len=9 kv_len=9");
+  const std::vector<Variant> variants = needed_variants(problem, 90, "cuda_reference");
+  ASSERT_EQ(variants.size(), 1u);
+  EXPECT_EQ(variants[0].source, "reference/attend.cu");
+  EXPECT_THROW(needed_variants(problem, 90, "cuda_none"), Error);
+  EXPECT_THROW(needed_variants(problem, 70, "cuda_reference"), Error);
+}
+
+}  // namespace
+}  // namespace octavo::cuda
