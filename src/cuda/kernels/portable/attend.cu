@@ -93,11 +93,12 @@ struct Block {
     if (!whole) hide(scores, p, tile, shared, first);
     Weights weights;
     soften(scores, logit.scale, softmax, sums, weights);
-    if (kMasked && special && !whole) {
-      multiply_visible_values(sums, weights, shared.v[stage]);
-    } else {
-      multiply_values(sums, weights, shared.v[stage]);
+    if (!kMasked || whole) {
+      multiply_values<false>(sums, weights, shared.v[stage]);
+      return;
     }
+    multiply_values<true>(sums, weights, shared.v[stage]);
+    if (special) add_specials(sums, p, tile, shared, first, shared.v[stage]);
   }
 };
 

@@ -1,6 +1,7 @@
 // A hidden value may be infinite or NaN, and then 0 times it is not 0.
 #pragma once
 
+#include "common/elements.h"
 #include "portable/shared.h"
 
 namespace octavo::cuda {
@@ -31,33 +32,23 @@ __device__ inline bool has_special(const unsigned char* v) {
   return (carries & kSigns) != 0;
 }
 
-/// Two numbers of the multiplied type: the finite ones, and 1 where there is +infinity or NaN, or
-/// -infinity or NaN.
-struct Sorted {
-  unsigned finite;
-  unsigned plus;
-  unsigned minus;
-};
-
-__device__ inline Sorted sort_specials(unsigned pair) {
-  constexpr unsigned kOne = kHalf == Half::bf16 ? 0x3f80u : 0x3c00u;
-  constexpr unsigned kInfinite = kHalf == Half::bf16 ? 0x7f80u : 0x7c00u;
-  Sorted sorted{pair, 0, 0};
-  for (int shift = 0; shift < 32; shift += 16) {
-    const unsigned bits = pair >> shift & 0xffffu;
-    const unsigned magnitude = bits & 0x7fffu;
-    if (magnitude < kInfinite) continue;
-    sorted.finite &= ~(0xffffu << shift);
-    if (bits != (kInfinite | 0x8000u)) sorted.plus |= kOne << shift;
-    if (bits != kInfinite) sorted.minus |= kOne << shift;
-  }
-  return sorted;
+/// The elements of a register of V, 0 for those that are infinite or NaN.
+__device__ inline unsigned without_specials(unsigned elements) {
+  constexpr int kBits = 8 * kKvBytes;
+  const unsigned special = ((elements & kExponents) + kCarry) & kSigns;
+  return elements & ~((special >> (kBits - 1)) * ((1u << kBits) - 1));
 }
 
-/// 1 for each of two weights that is not 0.
-__device__ inline unsigned ones_where_weighted(unsigned pair) {
-  constexpr unsigned kOne = kHalf == Half::bf16 ? 0x3f80u : 0x3c00u;
-  return ((pair & 0xffffu) != 0 ? kOne : 0) | ((pair >> 16) != 0 ? kOne << 16 : 0);
+/// An element of V, if it is infinite or NaN; else 0.
+__device__ inline float special_value(const unsigned char* at) {
+  if constexpr (kKvBytes == 1) {
+    const float value = kFp8 == Fp8::e5m2 ? from_e5m2(*at) : from_e4m3(*at);
+    return isfinite(value) ? 0.0f : value;
+  } else {
+    const unsigned bits = *reinterpret_cast<const unsigned short*>(at);
+    const float value = kHalf == Half::bf16 ? from_bf16(bits) : from_f16(bits);
+    return isfinite(value) ? 0.0f : value;
+  }
 }
 
 }  // namespace octavo::cuda

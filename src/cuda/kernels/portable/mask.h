@@ -118,4 +118,38 @@ __device__ inline void hide(Scores& scores, const PortableParams& p, const RowTi
   }
 }
 
+/// Adds the infinite and NaN values of a tile to the sums of the rows that see their keys.
+__device__ inline void add_specials(Sums& sums, const PortableParams& p, const RowTile& tile,
+                                    const Shared& shared, int32_t first,
+                                    const unsigned char* values) {
+#pragma unroll 1
+  for (int key = 0; key < kKeys; ++key) {
+    bool sees[kBlocks][2];
+    bool any = false;
+#pragma unroll
+    for (int i = 0; i < 2 * kBlocks; ++i) {
+      const int row = row_of(i / 2, i % 2);
+      const KeyRange seen = shared.keys[row];
+      bool here = first + key >= seen.begin && first + key < seen.end;
+      if (here && p.attention.masking == Masking::bits) {
+        const int32_t token = divide(tile.first_row + row, p.group).quotient;
+        here = mask_bit(p.attention, int64_t{tile.place.q_begin} + token, first + key);
+      }
+      sees[i / 2][i % 2] = here;
+      any = any || here;
+    }
+    if (!any) continue;
+#pragma unroll
+    for (int i = 0; i < 2 * kValueTiles; ++i) {
+      const float value =
+          special_value(values + key * kVPitch + column_of(i / 2, i % 2) * kKvBytes);
+      if (value == 0) continue;
+#pragma unroll
+      for (int r = 0; r < 2 * kBlocks; ++r) {
+        if (sees[r / 2][r % 2]) sums[r / 2][i / 2][r % 2 * 2 + i % 2] += value;
+      }
+    }
+  }
+}
+
 }  // namespace octavo::cuda

@@ -115,9 +115,14 @@ __device__ inline unsigned value_address(const unsigned char* values) {
 /// The columns of V in a load.
 inline constexpr int kValueColumns = kKvBytes == 2 ? 16 : 32;
 
+template <bool Finite>
 __device__ inline void load_values(ValueStep (&steps)[kValueColumns / 16], unsigned address) {
   unsigned r[4];
   load_transposed(r, address);
+  if constexpr (Finite) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) r[i] = without_specials(r[i]);
+  }
   if constexpr (kKvBytes == 2) {
     steps[0] = {{r[0], r[1]}, {r[2], r[3]}};
   } else {
@@ -131,7 +136,8 @@ __device__ inline void load_values(ValueStep (&steps)[kValueColumns / 16], unsig
   }
 }
 
-/// O += P . V for a tile of keys.
+/// O += P . V for a tile of keys. `Finite`: as if infinite and NaN values were 0.
+template <bool Finite>
 __device__ inline void multiply_values(Sums& sums, const Weights& weights,
                                        const unsigned char* values) {
   const unsigned v = value_address(values);
@@ -140,7 +146,7 @@ __device__ inline void multiply_values(Sums& sums, const Weights& weights,
 #pragma unroll
     for (int c = 0; c < kDv; c += kValueColumns) {
       ValueStep steps[kValueColumns / 16];
-      load_values(steps, v + k * kVPitch + c * kKvBytes);
+      load_values<Finite>(steps, v + k * kVPitch + c * kKvBytes);
 #pragma unroll
       for (int i = 0; i < kValueColumns / 16; ++i) {
 #pragma unroll
@@ -153,61 +159,6 @@ __device__ inline void multiply_values(Sums& sums, const Weights& weights,
         }
       }
     }
-  }
-}
-
-/// The weighted special values of a tile of columns, counted: two more products, of ones.
-struct SpecialCounts {
-  float plus[kBlocks][4] = {};
-  float minus[kBlocks][4] = {};
-
-  __device__ void add(const Sorted& low, const Sorted& high, const Weights& weights, int step) {
-#pragma unroll
-    for (int b = 0; b < kBlocks; ++b) {
-      unsigned ones[4];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) ones[i] = ones_where_weighted(weights[b][step][i]);
-      multiply_add<kHalf>(plus[b], ones, low.plus, high.plus);
-      multiply_add<kHalf>(minus[b], ones, low.minus, high.minus);
-    }
-  }
-  __device__ void add_to(Sums& sums, int tile) const {
-#pragma unroll
-    for (int b = 0; b < kBlocks; ++b) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if (plus[b][i] > 0) sums[b][tile][i] += infinity();
-        if (minus[b][i] > 0) sums[b][tile][i] -= infinity();
-      }
-    }
-  }
-};
-
-/// O += P . V where some of V is infinite or NaN and some rows do not see it.
-__device__ inline void multiply_visible_values(Sums& sums, const Weights& weights,
-                                               const unsigned char* values) {
-  const unsigned v = value_address(values);
-#pragma unroll
-  for (int c = 0; c < kDv; c += kValueColumns) {
-    SpecialCounts counts[kValueColumns / 8];
-#pragma unroll
-    for (int k = 0; k < kKeys; k += 16) {
-      ValueStep steps[kValueColumns / 16];
-      load_values(steps, v + k * kVPitch + c * kKvBytes);
-#pragma unroll
-      for (int i = 0; i < kValueColumns / 8; ++i) {
-        const unsigned(&pairs)[2] = i % 2 == 0 ? steps[i / 2].first : steps[i / 2].second;
-        const Sorted low = sort_specials(pairs[0]);
-        const Sorted high = sort_specials(pairs[1]);
-        counts[i].add(low, high, weights, k / 16);
-#pragma unroll
-        for (int b = 0; b < kBlocks; ++b) {
-          multiply_add<kHalf>(sums[b][c / 8 + i], weights[b][k / 16], low.finite, high.finite);
-        }
-      }
-    }
-#pragma unroll
-    for (int i = 0; i < kValueColumns / 8; ++i) counts[i].add_to(sums, c / 8 + i);
   }
 }
 
