@@ -121,25 +121,26 @@ void check_page_table(const Problem& p, const Arguments& a) {
   }
 }
 
-void check_scale(std::string_view name, const Scale& scale, ScaleKind kind, std::int64_t heads) {
+/// `values`: the name of the scale's values, as in "q_scale.values".
+void check_scale(std::string_view values, const Scale& scale, ScaleKind kind, std::int64_t heads) {
   const std::size_t count = scale.values.size();
   if (kind == ScaleKind::host) {
-    require_argument(std::isfinite(scale.value), name, ".value=", scale.value, ": must be finite");
-    require_argument(count == 0, name, ".values has ", count,
-                     " values: the plan wants one host number");
+    const std::string_view value = values.substr(0, values.size() - 1);
+    require_argument(std::isfinite(scale.value), value, "=", scale.value, ": must be finite");
+    require_argument(count == 0, values, " has ", count, " values: the plan wants one host number");
     return;
   }
   const std::int64_t expected = kind == ScaleKind::tensor ? 1 : heads;
-  require_argument(static_cast<std::int64_t>(count) == expected, name, ".values has ", count,
+  require_argument(static_cast<std::int64_t>(count) == expected, values, " has ", count,
                    " values: the plan wants ", expected);
-  check_values(name, scale.values);
+  check_values(values, scale.values);
 }
 
 void check_extras(const Problem& p, const Arguments& a) {
-  check_scale("q_scale", a.q_scale, p.q_scale, p.hkv);
-  check_scale("k_scale", a.k_scale, p.k_scale, p.hkv);
-  check_scale("v_scale", a.v_scale, p.v_scale, p.hkv);
-  check_scale("out_scale", a.out_scale, p.out_scale, p.hkv);
+  check_scale("q_scale.values", a.q_scale, p.q_scale, p.hkv);
+  check_scale("k_scale.values", a.k_scale, p.k_scale, p.hkv);
+  check_scale("v_scale.values", a.v_scale, p.v_scale, p.hkv);
+  check_scale("out_scale.values", a.out_scale, p.out_scale, p.hkv);
   require_extent("sinks (size)", static_cast<std::int64_t>(a.sinks.size()), p.sinks ? p.hq : 0);
   require_extent("alibi_slopes (size)", static_cast<std::int64_t>(a.alibi_slopes.size()),
                  p.alibi ? p.hq : 0);

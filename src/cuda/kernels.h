@@ -8,9 +8,11 @@
 
 namespace octavo::cuda {
 
+KernelInfo portable();
 KernelInfo reference();
 
 // What each kernel runs for a problem that it supports.
+std::vector<Variant> portable_variants(const Problem& problem, const Device& device);
 std::vector<Variant> reference_variants(const Problem& problem, const Device& device);
 
 }  // namespace octavo::cuda

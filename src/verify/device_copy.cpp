@@ -34,7 +34,10 @@ DeviceCopy::DeviceCopy(Case& c, const Device& device)
   move_span(a.alibi_slopes);
   for (Scale* scale : {&a.q_scale, &a.k_scale, &a.v_scale, &a.out_scale}) move_span(scale->values);
   move_span(a.workspace);
+  wait();
 }
+
+void DeviceCopy::wait() const { cuda::wait(ordinal_, nullptr); }
 
 template <typename Value>
 Value* DeviceCopy::twin_of(Value* host) const {
@@ -47,7 +50,7 @@ Value* DeviceCopy::twin_of(Value* host) const {
 }
 
 void DeviceCopy::bring_back() {
-  cuda::wait(ordinal_, nullptr);
+  wait();
   for (const Twin& twin : twins_) {
     if (!twin.host.written) continue;
     twin.memory.read(twin.offset, twin.host.bytes.data(), twin.host.bytes.size());

@@ -39,7 +39,7 @@ __device__ inline int64_t sum_of_lanes(int64_t value) {
   return value;
 }
 
-/// The place of unit `index` of the batch, where a request has `units_of(q_len)` units. All lanes
+/// The place of unit `index` of the batch, where a request has `units_of(q_len, kv_len)` units. All lanes
 /// of a warp call it with the same index; thread blocks are one-dimensional.
 template <typename Units>
 __device__ Place find_place(const AttentionParams& p, int32_t index, const Units& units_of) {
@@ -53,7 +53,7 @@ __device__ Place find_place(const AttentionParams& p, int32_t index, const Units
     const bool exists = request < p.requests;
     const int32_t q_len = exists ? p.q_lens[request] : 0;
     const int32_t kv_len = exists ? p.kv_lens[request] : 0;
-    const int32_t units = exists ? units_of(q_len) : 0;
+    const int32_t units = exists ? units_of(q_len, kv_len) : 0;
     const int32_t unit_end = unit_begin + inclusive_sum(units);
     const int32_t q_end = q_begin + inclusive_sum(q_len);
     const unsigned beyond = __ballot_sync(kAllLanes, index < unit_end);
@@ -75,7 +75,7 @@ __device__ Place find_place(const AttentionParams& p, int32_t index, const Units
 
 /// The place of a row of q and out; its unit is the query token within the request.
 __device__ inline Place find_row(const AttentionParams& p, int32_t row) {
-  return find_place(p, row, [](int32_t q_len) { return q_len; });
+  return find_place(p, row, [](int32_t q_len, int32_t) { return q_len; });
 }
 
 }  // namespace octavo::cuda

@@ -1,0 +1,155 @@
+// Scores of a tile on their way to the softmax: soft cap, ALiBi, mask.
+#pragma once
+
+#include "common/logits.h"
+#include "portable/products.h"
+#include "portable/work.h"
+#include "ptx/math.h"
+
+namespace octavo::cuda {
+
+inline constexpr float kLog2E = 1.4426950408889634f;
+
+/// From q . k to a logit in units of log2: factors for a KV head.
+struct LogitScale {
+  float scale;      ///< what still multiplies the scores when they reach the softmax; above 0
+  float cap;        ///< log2(e) times the cap
+  float cap_scale;  ///< cap * tanh(x * factor / cap) takes 2^(x * cap_scale)
+  bool alibi;
+  float alibi_scale;  ///< of scores, before ALiBi's term is added
+  bool negative;      ///< the factor is below 0, so Q has to change its sign
+
+  __device__ LogitScale(const AttentionParams& p, int32_t kv_head) {
+    const float factor = score_factor(p, kv_head);
+    negative = factor < 0;
+    alibi = p.alibi_slopes != nullptr;
+    cap = p.cap * kLog2E;
+    cap_scale = 2 * kLog2E * fabsf(factor) / p.cap;
+    // Not 0: hidden keys' scores of -infinity would become NaN.
+    const float scaled = fmaxf(fabsf(factor) * kLog2E, 0x1p-126f);
+    alibi_scale = kCapped ? 1.0f : scaled;
+    scale = kCapped || alibi ? 1.0f : scaled;
+  }
+};
+
+/// tanh(y) = 1 - 2 / (1 + exp(2 y))
+__device__ inline void cap_scores(Scores& scores, const LogitScale& logit) {
+#pragma unroll
+  for (int b = 0; b < kBlocks; ++b) {
+#pragma unroll
+    for (int n = 0; n < kKeyTiles; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float e = exp2_fast(scores[b][n][i] * logit.cap_scale);
+        scores[b][n][i] = fmaf(-2 * logit.cap, reciprocal_fast(1 + e), logit.cap);
+      }
+    }
+  }
+}
+
+/// The row of the block's tile that element pair `half` of a fragment belongs to.
+__device__ inline int row_of(int block, int half) {
+  return warp_of_block() * kRowsOfWarp + block * 16 + half * 8 + lane_of_warp() / 4;
+}
+
+/// `first`: the first key of the tile.
+__device__ inline void add_alibi(Scores& scores, const LogitScale& logit, const Shared& shared,
+                                 int32_t first) {
+#pragma unroll
+  for (int b = 0; b < kBlocks; ++b) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = row_of(b, half);
+      const float slope = shared.slopes[row];
+      const int32_t distance = first + lane_of_warp() % 4 * 2 - shared.positions[row];
+#pragma unroll
+      for (int n = 0; n < kKeyTiles; ++n) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          float& score = scores[b][n][2 * half + i];
+          score = fmaf(slope, static_cast<float>(distance + n * 8 + i), score * logit.alibi_scale);
+        }
+      }
+    }
+  }
+}
+
+/// Hides what the mask's bits hide from a row. `bits`: of the tile's first key.
+__device__ inline void hide_by_bits(float (&scores)[kKeyTiles][4], int half, const uint8_t* bits,
+                                    int32_t left) {
+#pragma unroll
+  for (int n = 0; n < kKeyTiles; ++n) {
+    const unsigned byte = n * 8 < left ? bits[n] : 0u;
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      if ((byte >> (lane_of_warp() % 4 * 2 + i) & 1) == 0) scores[n][2 * half + i] = -infinity();
+    }
+  }
+}
+
+/// Hides the keys that a row does not see. `first`: the first key of the tile.
+__device__ inline void hide(Scores& scores, const PortableParams& p, const RowTile& tile,
+                            const Shared& shared, int32_t first) {
+#pragma unroll
+  for (int b = 0; b < kBlocks; ++b) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = row_of(b, half);
+      KeyRange seen = tile.keys;
+      if constexpr (kMasked) seen = shared.keys[row];
+      const int32_t begin = seen.begin - first - lane_of_warp() % 4 * 2;
+      const int32_t end = seen.end - first - lane_of_warp() % 4 * 2;
+#pragma unroll
+      for (int n = 0; n < kKeyTiles; ++n) {
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const int key = n * 8 + i;
+          if (key < begin || key >= end) scores[b][n][2 * half + i] = -infinity();
+        }
+      }
+      if (kMasked && p.attention.masking == Masking::bits && row < tile.rows) {
+        const int64_t token =
+            int64_t{tile.place.q_begin} + divide(tile.first_row + row, p.group).quotient;
+        hide_by_bits(scores[b], half,
+                     p.attention.mask_bits + token * p.attention.mask_row_bytes + first / 8,
+                     seen.end - first);
+      }
+    }
+  }
+}
+
+/// Adds the infinite and NaN values of a tile to the sums of the rows that see their keys.
+__device__ inline void add_specials(Sums& sums, const PortableParams& p, const RowTile& tile,
+                                    const Shared& shared, int32_t first,
+                                    const unsigned char* values) {
+#pragma unroll 1
+  for (int key = 0; key < kKeys; ++key) {
+    bool sees[kBlocks][2];
+    bool any = false;
+#pragma unroll
+    for (int i = 0; i < 2 * kBlocks; ++i) {
+      const int row = row_of(i / 2, i % 2);
+      const KeyRange seen = shared.keys[row];
+      bool here = first + key >= seen.begin && first + key < seen.end;
+      if (here && p.attention.masking == Masking::bits) {
+        const int32_t token = divide(tile.first_row + row, p.group).quotient;
+        here = mask_bit(p.attention, int64_t{tile.place.q_begin} + token, first + key);
+      }
+      sees[i / 2][i % 2] = here;
+      any = any || here;
+    }
+    if (!any) continue;
+#pragma unroll
+    for (int i = 0; i < 2 * kValueTiles; ++i) {
+      const float value =
+          special_value(values + key * kVPitch + column_of(i / 2, i % 2) * kKvBytes);
+      if (value == 0) continue;
+#pragma unroll
+      for (int r = 0; r < 2 * kBlocks; ++r) {
+        if (sees[r / 2][r % 2]) sums[r / 2][i / 2][r % 2 * 2 + i % 2] += value;
+      }
+    }
+  }
+}
+
+}  // namespace octavo::cuda

@@ -1,0 +1,130 @@
+// A warp's rows of O out of its registers: results into out, or partial ones into the workspace.
+#pragma once
+
+#include "portable/result.h"
+#include "portable/softmax.h"
+
+namespace octavo::cuda {
+
+/// The columns of V that this thread block has.
+struct Slice {
+  int32_t first;
+  int32_t columns;
+  __device__ bool is_first() const { return first == 0; }
+};
+
+__device__ inline void write_partial(const PortableParams& p, const RowTile& tile,
+                                     const Softmax& softmax, const Sums& sums, const Slice& slice,
+                                     const Partial& to) {
+#pragma unroll
+  for (int b = 0; b < kBlocks; ++b) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = row_of(b, half);
+      const float sum = softmax.row_sum(b, half);
+      if (row >= tile.rows) continue;
+      if (slice.is_first() && lane_of_warp() % 4 == 0) {
+        to.states[row] = {softmax.largest[b][half], sum};
+      }
+      float* at = to.sums + int64_t{row} * to.pitch + slice.first;
+#pragma unroll
+      for (int n = 0; n < kValueTiles; n += 2) {
+        const float(&x)[4] = sums[b][n];
+        const float(&y)[4] = sums[b][n + 1];
+        const int i = 2 * half;
+        if (n * 8 >= to.pitch - slice.first) continue;
+        if constexpr (kKvBytes == 2) {
+          *reinterpret_cast<float2*>(at + column_of(n, 0)) = {x[i], x[i + 1]};
+          *reinterpret_cast<float2*>(at + column_of(n + 1, 0)) = {y[i], y[i + 1]};
+        } else {
+          *reinterpret_cast<float4*>(at + column_of(n, 0)) = {x[i], y[i], x[i + 1], y[i + 1]};
+        }
+      }
+    }
+  }
+}
+
+/// One 16-bit row of this lane's fragments into the warp's own rows of Q, which nobody needs any
+/// more.
+template <Half Kind>
+__device__ inline void stage_row(unsigned char* at, const float (&sums)[kValueTiles][4], int half,
+                                 float factor) {
+  const int i = 2 * half;
+#pragma unroll
+  for (int n = 0; n < kValueTiles; n += 2) {
+    const float x0 = sums[n][i] * factor;
+    const float x1 = sums[n][i + 1] * factor;
+    const float y0 = sums[n + 1][i] * factor;
+    const float y1 = sums[n + 1][i + 1] * factor;
+    if constexpr (kKvBytes == 2) {
+      *reinterpret_cast<unsigned*>(at + column_of(n, 0) * 2) = pack<Kind>(x0, x1);
+      *reinterpret_cast<unsigned*>(at + column_of(n + 1, 0) * 2) = pack<Kind>(y0, y1);
+    } else {
+      *reinterpret_cast<uint2*>(at + column_of(n, 0) * 2) = {pack<Kind>(x0, y0),
+                                                             pack<Kind>(x1, y1)};
+    }
+  }
+}
+
+/// The warp's staged rows to out, 16 bytes at a time where they fit.
+__device__ inline void copy_staged(const PortableParams& p, const RowTile& tile, int32_t kv_head,
+                                   const Slice& slice, const unsigned char* staged) {
+  constexpr int kChunks = kDv / 8;
+  const int first_row = warp_of_block() * kRowsOfWarp;
+  for (int i = lane_of_warp(); i < kRowsOfWarp * kChunks; i += kWarp) {
+    const int row = first_row + i / kChunks;
+    const int c = i % kChunks * 8;
+    if (row >= tile.rows || c >= slice.columns) continue;
+    const RowHead at(p, tile, kv_head, row);
+    unsigned short* to = static_cast<unsigned short*>(p.attention.out) +
+                         at.out_offset(p.attention) + slice.first + c;
+    const unsigned char* from = staged + row * kQPitch + c * 2;
+    if (p.out_whole && slice.columns - c >= 8) {
+      *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
+      continue;
+    }
+    for (int e = 0; e < min(8, slice.columns - c); ++e) {
+      to[e] = reinterpret_cast<const unsigned short*>(from)[e];
+    }
+  }
+}
+
+__device__ inline void write_result(const PortableParams& p, const RowTile& tile, int32_t kv_head,
+                                    const Softmax& softmax, const Sums& sums, const Slice& slice,
+                                    unsigned char* staged) {
+  const float factor = value_factor(p.attention, kv_head);
+  const Type type{p.out_type};
+#pragma unroll
+  for (int b = 0; b < kBlocks; ++b) {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = row_of(b, half);
+      RowState state{softmax.largest[b][half], softmax.row_sum(b, half)};
+      if (row >= tile.rows) continue;
+      const RowHead at(p, tile, kv_head, row);
+      const bool write_lse = slice.is_first() && lane_of_warp() % 4 == 0;
+      const float scale = finish_row(p.attention, at, state, factor, write_lse);
+      if (type == Type::bf16) {
+        stage_row<Half::bf16>(staged + row * kQPitch, sums[b], half, scale);
+      } else if (type == Type::f16) {
+        stage_row<Half::f16>(staged + row * kQPitch, sums[b], half, scale);
+      } else {
+        const int64_t to = at.out_offset(p.attention) + slice.first;
+#pragma unroll
+        for (int n = 0; n < kValueTiles; ++n) {
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {
+            const int c = column_of(n, i);
+            if (c < slice.columns) store(type, p.attention.out, to + c, sums[b][n][2 * half + i] * scale);
+          }
+        }
+      }
+    }
+  }
+  if (type == Type::bf16 || type == Type::f16) {
+    __syncwarp();
+    copy_staged(p, tile, kv_head, slice, staged);
+  }
+}
+
+}  // namespace octavo::cuda

@@ -1,0 +1,27 @@
+// A thread block's shared memory.
+//
+// Rows of Q, K and V are padded by 16 bytes: eight rows at the same column then lie in different
+// banks, whatever the head dim.
+#pragma once
+
+#include "common/keys.h"
+#include "portable/config.h"
+#include "ptx/ldmatrix.h"
+
+namespace octavo::cuda {
+
+inline constexpr int kQPitch = (kD > kDv ? kD : kDv) * 2 + 16;  // bytes; the output stands here too
+inline constexpr int kKPitch = kD * kKvBytes + 16;
+inline constexpr int kVPitch = kDv * kKvBytes + 16;
+inline constexpr int kStages = 2;
+
+struct Shared {
+  unsigned char q[kRows * kQPitch];
+  unsigned char k[kStages][kKeys * kKPitch];
+  unsigned char v[kStages][kKeys * kVPitch];
+  KeyRange keys[kRows];  ///< that each row sees
+  int32_t positions[kRows];
+  float slopes[kRows];  ///< of ALiBi, times log2(e)
+};
+
+}  // namespace octavo::cuda

@@ -1,0 +1,66 @@
+// Two elements of a register at a time: floats to 16 bits, and fp8 to 16 bits, exactly.
+#pragma once
+
+#include "ptx/mma.h"
+
+namespace octavo::cuda {
+
+/// The two floats rounded to nearest even, `low` in the low half.
+template <Half Kind>
+__device__ inline unsigned pack(float low, float high) {
+  unsigned packed;
+  if constexpr (Kind == Half::bf16) {
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  } else {
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  }
+  return packed;
+}
+
+/// a * b of two f16 each.
+__device__ inline unsigned multiply_f16x2(unsigned a, unsigned b) {
+  unsigned product;
+  asm("mul.rn.f16x2 %0, %1, %2;" : "=r"(product) : "r"(a), "r"(b));
+  return product;
+}
+
+/// a * b of two bf16 each; sm_80 has no plain product.
+__device__ inline unsigned multiply_bf16x2(unsigned a, unsigned b) {
+  constexpr unsigned kMinusZeros = 0x80008000u;
+  unsigned product;
+  asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(product) : "r"(a), "r"(b), "r"(kMinusZeros));
+  return product;
+}
+
+enum class Fp8 { e4m3, e5m2 };
+
+/// Widens two fp8 numbers that stand in the upper bytes of the halves, zeros below them. The bits
+/// of the magnitude move to where exponent and fraction belong; a product with a power of two then
+/// makes up for the smaller bias, and makes subnormals right. What had all ones gets all ones.
+template <Half Kind, Fp8 From>
+__device__ inline unsigned widen(unsigned upper_bytes) {
+  if constexpr (Kind == Half::f16 && From == Fp8::e5m2) return upper_bytes;
+  const unsigned sign = upper_bytes & 0x80008000u;
+  const unsigned magnitude = upper_bytes & 0x7f007f00u;
+  if constexpr (Kind == Half::f16) {
+    const unsigned moved = magnitude >> 1;                       // e4m3: a bit less of exponent
+    const unsigned nan = (moved + 0x00800080u) & 0x40004000u;    // where all ones carry
+    return (multiply_f16x2(moved, 0x5c005c00u) | nan >> 1) | sign;  // times 2^8
+  } else if constexpr (From == Fp8::e4m3) {
+    const unsigned moved = magnitude >> 4;
+    const unsigned nan = (moved + 0x00100010u) & 0x08000800u;
+    return (multiply_bf16x2(moved, 0x7b807b80u) | ((nan << 3) - (nan >> 1))) | sign;  // 2^120
+  } else {
+    const unsigned moved = magnitude >> 3;
+    const unsigned special = (moved + 0x00800080u) & 0x10001000u;
+    return (multiply_bf16x2(moved, 0x77807780u) | ((special << 2) - (special >> 1))) | sign;  // 2^112
+  }
+}
+
+/// Bytes `First` and `Second` of a register in the upper bytes of the halves.
+template <int First, int Second>
+__device__ inline unsigned upper_bytes(unsigned bytes) {
+  return __byte_perm(bytes, 0, 4 | First << 4 | 4 << 8 | Second << 12);
+}
+
+}  // namespace octavo::cuda
