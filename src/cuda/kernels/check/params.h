@@ -51,13 +51,13 @@ OCTAVO_BOTH constexpr unsigned long long finding(int32_t request, Fault fault, i
   return static_cast<unsigned long long>(request) << 36 |
          static_cast<unsigned long long>(fault) << 32 | static_cast<unsigned long long>(column);
 }
-constexpr int32_t request_of(unsigned long long finding) {
+OCTAVO_BOTH constexpr int32_t request_of(unsigned long long finding) {
   return static_cast<int32_t>(finding >> 36);
 }
-constexpr Fault fault_of(unsigned long long finding) {
+OCTAVO_BOTH constexpr Fault fault_of(unsigned long long finding) {
   return static_cast<Fault>(finding >> 32 & 15);
 }
-constexpr int64_t column_of(unsigned long long finding) {
+OCTAVO_BOTH constexpr int64_t column_of(unsigned long long finding) {
   return static_cast<int64_t>(finding & 0xffffffffu);
 }
 
