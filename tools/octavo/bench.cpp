@@ -65,10 +65,10 @@ Measurement measure(const Problem& problem, const Options& options) {
 }
 
 std::string json_fields(const Measurement& m) {
-  return concat("\"kernel\":", quoted(m.kernel), ",\"threads\":", default_executor().concurrency(),
-                ",\"runs\":", m.runs, ",\"median_us\":", number(m.median * 1e6),
-                ",\"least_us\":", number(m.least * 1e6), ",\"gflops\":", number(m.gflops()),
-                ",\"kv_gbs\":", number(m.kv_gbs()));
+  return concat("\"kernel\":", json_string(m.kernel),
+                ",\"threads\":", default_executor().concurrency(), ",\"runs\":", m.runs,
+                ",\"median_us\":", number(m.median * 1e6), ",\"least_us\":", number(m.least * 1e6),
+                ",\"gflops\":", number(m.gflops()), ",\"kv_gbs\":", number(m.kv_gbs()));
 }
 
 int run_bench(const Options& options) {
@@ -78,8 +78,8 @@ int run_bench(const Options& options) {
   const Problem problem = Problem::parse(options.problem);
   const Measurement m = measure(problem, options);
   if (options.json) {
-    std::printf("{\"problem\":%s,\"device\":%s,%s}\n", quoted(problem.to_string()).c_str(),
-                quoted(Device::parse(options.device).id).c_str(), json_fields(m).c_str());
+    std::printf("{\"problem\":%s,\"device\":%s,%s}\n", json_string(problem.to_string()).c_str(),
+                json_string(Device::parse(options.device).id).c_str(), json_fields(m).c_str());
   } else {
     std::printf("%s, %d threads: %.4g us (median of %zu, least %.4g), %.4g GFLOP/s, KV %.4g GB/s\n",
                 m.kernel.c_str(), default_executor().concurrency(), m.median * 1e6, m.runs,

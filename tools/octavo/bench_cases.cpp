@@ -79,27 +79,27 @@ int run_bench_cases(const Options& options) {
   std::exception_ptr refusal;
   bool ran = false;
   for (const NamedProblem& c : cases) {
-    json += concat(json.empty() ? "" : ",", "{\"name\":", quoted(c.name),
-                   ",\"problem\":", quoted(c.problem.to_string()));
+    json += concat(json.empty() ? "" : ",", "{\"name\":", json_string(c.name),
+                   ",\"problem\":", json_string(c.problem.to_string()));
     try {
       const Measurement m = measure(c.problem, options);
       const Floor floor = floor_of(limits, c.problem, m.work);
       ran = true;
       json += concat(",", json_fields(m), ",\"floor_us\":", number(floor.seconds * 1e6),
-                     ",\"bound\":", quoted(floor.memory ? "memory" : "compute"),
+                     ",\"bound\":", json_string(floor.memory ? "memory" : "compute"),
                      ",\"share\":", number(floor.seconds / m.median), "}");
       if (!options.json) print_row(c, width, m, floor);
     } catch (const Error& error) {
       if (error.code() != ErrorCode::unsupported) throw;
       if (!refusal) refusal = std::current_exception();
-      json += concat(",\"refused\":", quoted(error.what()), "}");
+      json += concat(",\"refused\":", json_string(error.what()), "}");
       if (!options.json) std::printf("%-*s  refused\n", width, c.name.c_str());
     }
   }
   if (!ran) std::rethrow_exception(refusal);
   if (options.json) {
-    std::printf("{\"device\":%s,\"limits\":%s,\"cases\":[%s]}\n", quoted(options.device).c_str(),
-                to_json(limits).c_str(), json.c_str());
+    std::printf("{\"device\":%s,\"limits\":%s,\"cases\":[%s]}\n",
+                json_string(options.device).c_str(), to_json(limits).c_str(), json.c_str());
   }
   return kPassed;
 }

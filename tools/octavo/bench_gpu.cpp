@@ -59,11 +59,11 @@ Times time_problem(const Problem& problem, const Options& options) {
 
 std::string json_fields(const Times& t) {
   return concat(
-      "\"kernel\":", quoted(t.kernel), ",\"runs\":", t.runs, ",\"us\":", number(t.median * 1e6),
-      ",\"least_us\":", number(t.least * 1e6), ",\"graph_us\":", number(t.graph * 1e6),
-      ",\"host_us\":", number(t.host * 1e6), ",\"gflops\":", number(t.gflops(t.median)),
-      ",\"graph_gflops\":", number(t.gflops(t.graph)), ",\"kv_gbs\":", number(t.kv_gbs(t.median)),
-      ",\"graph_kv_gbs\":", number(t.kv_gbs(t.graph)));
+      "\"kernel\":", json_string(t.kernel), ",\"runs\":", t.runs,
+      ",\"us\":", number(t.median * 1e6), ",\"least_us\":", number(t.least * 1e6),
+      ",\"graph_us\":", number(t.graph * 1e6), ",\"host_us\":", number(t.host * 1e6),
+      ",\"gflops\":", number(t.gflops(t.median)), ",\"graph_gflops\":", number(t.gflops(t.graph)),
+      ",\"kv_gbs\":", number(t.kv_gbs(t.median)), ",\"graph_kv_gbs\":", number(t.kv_gbs(t.graph)));
 }
 
 void print_head(std::size_t width) {
@@ -92,21 +92,21 @@ int run_bench_gpu(const Options& options) {
   if (!options.json) print_head(width);
   std::string json;
   for (const NamedProblem& c : cases) {
-    json += concat(json.empty() ? "" : ",", "{\"name\":", quoted(c.name),
-                   ",\"problem\":", quoted(c.problem.to_string()));
+    json += concat(json.empty() ? "" : ",", "{\"name\":", json_string(c.name),
+                   ",\"problem\":", json_string(c.problem.to_string()));
     try {
       const Times times = time_problem(c.problem, options);
       json += concat(",", json_fields(times), "}");
       if (!options.json) print_row(c.name, width, times);
     } catch (const Error& error) {
       if (error.code() != ErrorCode::unsupported || cases.size() == 1) throw;
-      json += concat(",\"refused\":", quoted(error.what()), "}");
+      json += concat(",\"refused\":", json_string(error.what()), "}");
       if (!options.json) std::printf("%-*s  refused\n", static_cast<int>(width), c.name.c_str());
     }
   }
   if (options.json) {
-    std::printf("{\"device\":%s,\"name\":%s,\"cases\":[%s]}\n", quoted(options.device).c_str(),
-                quoted(Device::parse(options.device).name).c_str(), json.c_str());
+    std::printf("{\"device\":%s,\"name\":%s,\"cases\":[%s]}\n", json_string(options.device).c_str(),
+                json_string(Device::parse(options.device).name).c_str(), json.c_str());
   }
   return kPassed;
 }

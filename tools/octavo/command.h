@@ -45,7 +45,7 @@ int run_bench(const Options& options);
 int run_compile(const Options& options);
 
 /// A JSON string, with its quotes.
-std::string quoted(std::string_view text);
+std::string json_string(std::string_view text);
 /// A JSON number; null if not finite.
 std::string number(double value);
 

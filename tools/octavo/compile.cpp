@@ -128,10 +128,10 @@ std::string json(const Tally& tally, const std::vector<int>& architectures, cons
   for (const int one : architectures) names += concat(names.empty() ? "" : ",", one);
   std::string failures;
   for (const Failure& failure : tally.failures) {
-    failures += concat(failures.empty() ? "" : ",", "{\"variant\":", quoted(failure.what),
-                       ",\"why\":", quoted(failure.why), "}");
+    failures += concat(failures.empty() ? "" : ",", "{\"variant\":", json_string(failure.what),
+                       ",\"why\":", json_string(failure.why), "}");
   }
-  return concat("{\"out\":", quoted(out.string()), ",\"architectures\":[", names,
+  return concat("{\"out\":", json_string(out.string()), ",\"architectures\":[", names,
                 "],\"compiled\":", tally.compiled, ",\"kept\":", tally.kept,
                 ",\"failed\":", tally.failures.size(),
                 ",\"interrupted\":", interrupted != 0 ? "true" : "false",

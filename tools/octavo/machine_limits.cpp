@@ -260,8 +260,8 @@ Limits measure_limits(int threads) {
 }
 
 std::string to_json(const Limits& limits) {
-  return concat("{\"device\":", quoted(limits.device), ",\"threads\":", limits.threads,
-                ",\"fma_isa\":", quoted(limits.fma_isa), ",\"fma_gflops\":", json(limits.fma),
+  return concat("{\"device\":", json_string(limits.device), ",\"threads\":", limits.threads,
+                ",\"fma_isa\":", json_string(limits.fma_isa), ",\"fma_gflops\":", json(limits.fma),
                 ",\"vdpbf16ps_gflops\":", json(limits.vdpbf16ps),
                 ",\"tdpbf16ps_gflops\":", json(limits.tdpbf16ps),
                 ",\"read_gbs\":", json(limits.read), ",\"read_bytes\":", limits.read_bytes, "}");

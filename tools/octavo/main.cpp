@@ -72,7 +72,7 @@ constexpr std::string_view code_name(ErrorCode code) {
 
 std::string json_list(const std::vector<std::string>& texts) {
   std::string out;
-  for (const std::string& text : texts) out += concat(out.empty() ? "" : ",", quoted(text));
+  for (const std::string& text : texts) out += concat(out.empty() ? "" : ",", json_string(text));
   return concat("[", out, "]");
 }
 
@@ -88,8 +88,8 @@ int run_devices(const Options& options) {
   std::string json;
   for (const Device& device : devices) {
     const std::vector<std::string> kernels = kernel_names(device);
-    json += concat(json.empty() ? "" : ",", "{\"id\":", quoted(device.id),
-                   ",\"name\":", quoted(device.name), ",\"threads\":", device.threads);
+    json += concat(json.empty() ? "" : ",", "{\"id\":", json_string(device.id),
+                   ",\"name\":", json_string(device.name), ",\"threads\":", device.threads);
     if (!device.is_cpu()) {
       json += concat(",\"capability\":", device.capability,
                      ",\"multiprocessors\":", device.multiprocessors,
@@ -102,7 +102,7 @@ int run_devices(const Options& options) {
   }
   if (options.json) {
     std::printf("{\"devices\":[%s]%s}\n", json.c_str(),
-                no_gpu.empty() ? "" : concat(",\"no_gpu\":", quoted(no_gpu)).c_str());
+                no_gpu.empty() ? "" : concat(",\"no_gpu\":", json_string(no_gpu)).c_str());
   } else if (!no_gpu.empty()) {
     std::printf("%s\n", no_gpu.c_str());
   }
@@ -121,14 +121,14 @@ int run_explain(const Options& options) {
   std::string candidates;
   for (const Candidate& candidate : selection.candidates()) {
     candidates +=
-        concat(candidates.empty() ? "" : ",", "{\"kernel\":", quoted(candidate.kernel->name));
+        concat(candidates.empty() ? "" : ",", "{\"kernel\":", json_string(candidate.kernel->name));
     candidates += candidate.reasons.empty()
                       ? concat(",\"cost_us\":", number(candidate.cost_us), "}")
                       : concat(",\"reasons\":", json_list(candidate.reasons), "}");
   }
   std::printf("{\"problem\":%s,\"device\":%s,\"kernel\":%s,\"candidates\":[%s]}\n",
-              quoted(problem.to_string()).c_str(), quoted(options.device).c_str(),
-              quoted(selection.kernel()).c_str(), candidates.c_str());
+              json_string(problem.to_string()).c_str(), json_string(options.device).c_str(),
+              json_string(selection.kernel()).c_str(), candidates.c_str());
   return kPassed;
 }
 
@@ -143,8 +143,8 @@ int run(const Options& options) {
 int report(bool json, std::string_view code, const std::string& message) {
   std::fprintf(stderr, "octavo: %s\n", message.c_str());
   if (json) {
-    std::printf("{\"error\":{\"code\":%s,\"message\":%s}}\n", quoted(code).c_str(),
-                quoted(message).c_str());
+    std::printf("{\"error\":{\"code\":%s,\"message\":%s}}\n", json_string(code).c_str(),
+                json_string(message).c_str());
   }
   return kRefused;
 }

@@ -139,7 +139,7 @@ Options parse_options(int count, char** words) {
   return o;
 }
 
-std::string quoted(std::string_view text) {
+std::string json_string(std::string_view text) {
   std::string out = "\"";
   for (const char c : text) {
     if (c == '"' || c == '\\') {

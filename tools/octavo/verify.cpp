@@ -117,12 +117,12 @@ void print_summary(const std::vector<Count>& counts, const std::vector<Failure>&
 
 void print_summary_json(const Options& options, const std::vector<Count>& counts,
                         const std::vector<Failure>& failures, int code) {
-  std::string text = "{\"device\":" + quoted(options.device) +
+  std::string text = "{\"device\":" + json_string(options.device) +
                      ",\"passed\":" + (code == kPassed ? "true" : "false") + ",\"kernels\":[";
   const char* comma = "";
   for (const Count& c : counts) {
     text += comma;
-    text += "{\"kernel\":" + quoted(c.kernel) + ",\"passed\":" + std::to_string(c.passed) +
+    text += "{\"kernel\":" + json_string(c.kernel) + ",\"passed\":" + std::to_string(c.passed) +
             ",\"refused\":" + std::to_string(c.refused) +
             ",\"failed\":" + std::to_string(c.failed) + ",\"worst\":" + number(c.worst) + "}";
     comma = ",";
@@ -131,8 +131,8 @@ void print_summary_json(const Options& options, const std::vector<Count>& counts
   comma = "";
   for (const Failure& f : failures) {
     text += comma;
-    text += "{\"kernel\":" + quoted(f.outcome.kernel) + ",\"command\":" + quoted(f.line) +
-            ",\"failure\":" + quoted(f.outcome.why) + "}";
+    text += "{\"kernel\":" + json_string(f.outcome.kernel) + ",\"command\":" + json_string(f.line) +
+            ",\"failure\":" + json_string(f.outcome.why) + "}";
     comma = ",";
   }
   std::printf("%s]}\n", text.c_str());
@@ -158,9 +158,9 @@ int run_verify(const Options& options) {
     if (o.status == Status::refused) refusals += concat(refusals.empty() ? "" : "\n", o.why);
     const int status = static_cast<int>(o.status);
     if (options.json) {
-      json += concat(json.empty() ? "" : ",", "{\"kernel\":", quoted(o.kernel),
-                     ",\"status\":", quoted(kJsonNames[status]), ",\"worst\":", number(o.worst),
-                     ",\"why\":", quoted(o.why), "}");
+      json += concat(json.empty() ? "" : ",", "{\"kernel\":", json_string(o.kernel),
+                     ",\"status\":", json_string(kJsonNames[status]),
+                     ",\"worst\":", number(o.worst), ",\"why\":", json_string(o.why), "}");
     } else if (o.status == Status::passed) {
       std::printf("%-20s passed (worst error %.3g of its bound)\n", o.kernel.c_str(), o.worst);
     } else if (options.kernel == "all" || o.status == Status::failed) {
@@ -170,7 +170,7 @@ int run_verify(const Options& options) {
   if (!ran) throw Error(ErrorCode::unsupported, refusals);
   if (options.json) {
     std::printf("{\"problem\":%s,\"device\":%s,\"seed\":%llu,\"passed\":%s,\"kernels\":[%s]}\n",
-                quoted(problem.to_string()).c_str(), quoted(device.id).c_str(),
+                json_string(problem.to_string()).c_str(), json_string(device.id).c_str(),
                 static_cast<unsigned long long>(seed), failed ? "false" : "true", json.c_str());
   }
   return failed ? kWrong : kPassed;
