@@ -89,7 +89,7 @@ void wait(int ordinal, void* stream) {
 }
 
 CurrentContext::CurrentContext(int ordinal) {
-  const Context wanted = primary_context(ordinal);
+  auto* const wanted = primary_context(ordinal);
   Context current = nullptr;
   check(driver().current_context(&current), "cuCtxGetCurrent", "for cuda:", ordinal);
   if (current == wanted) return;
