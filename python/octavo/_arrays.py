@@ -167,8 +167,7 @@ def vector(values: Any, dtype: str, like: Any) -> Any:
         wanted = {"dtype": getattr(torch, LONG_NAMES[dtype]), "device": like.device}
         return torch.as_tensor(values, **wanted).contiguous()
     if is_gpu_array(like):
-        module = _array_module(like)
-        return module.ascontiguousarray(module.asarray(values, dtype=LONG_NAMES[dtype]))
+        return _array_module(like).asarray(values, dtype=LONG_NAMES[dtype], order="C")
     import numpy
 
     return numpy.ascontiguousarray(values, dtype=LONG_NAMES[dtype])
