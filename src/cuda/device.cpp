@@ -83,7 +83,7 @@ Context primary_context(int ordinal) {
 }
 
 CurrentContext::CurrentContext(int ordinal) {
-  const Context wanted = primary_context(ordinal);
+  auto* const wanted = primary_context(ordinal);
   Context current = nullptr;
   check(driver().current_context(&current), "cuCtxGetCurrent", "for cuda:", ordinal);
   if (current == wanted) return;

@@ -127,14 +127,18 @@ double GpuTimer::graph_time(const Enqueue& enqueue) {
 
 double GpuTimer::host_time(const Enqueue& enqueue) {
   using Clock = std::chrono::steady_clock;
+  constexpr int kBurst = 32;  // the layers of a step; a full queue would let the host wait
   const cuda::CurrentContext context(ordinal_);
   std::vector<double> times;
-  for (double total = 0; times.size() < 5 || (times.size() < 200 && total < kLongest);) {
-    const auto start = Clock::now();
-    enqueue(stream());
-    times.push_back(std::chrono::duration<double>(Clock::now() - start).count());
-    wait();  // a full queue would let the host wait within the call
-    total += std::chrono::duration<double>(Clock::now() - start).count();
+  const auto begin = Clock::now();
+  const auto elapsed = [&] { return std::chrono::duration<double>(Clock::now() - begin).count(); };
+  for (int bursts = 0; bursts < 10 && elapsed() < kLongest; ++bursts) {
+    for (int call = 0; call < kBurst; ++call) {
+      const auto start = Clock::now();
+      enqueue(stream());
+      times.push_back(std::chrono::duration<double>(Clock::now() - start).count());
+    }
+    wait();
   }
   return median(times);
 }
