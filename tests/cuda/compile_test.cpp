@@ -7,6 +7,7 @@
 #include "cuda/pack.h"
 #include "cuda/table.h"
 #include "fake_compiler.h"
+#include "octavo/executor.h"
 
 namespace octavo::cuda {
 
@@ -66,14 +67,17 @@ std::vector<Variant> spread(int architecture) {
 }
 
 TEST_P(CudaCompile, EveryKernelForEveryArchitecture) {
-  const CodeStore store = compiler.store();
+  std::vector<std::pair<Variant, int>> jobs;
   for (const int architecture : kArchitectures) {
-    for (const Variant& variant : spread(architecture)) {
-      SCOPED_TRACE(describe(variant, architecture));
-      const std::string code = text_of(store.cubin(variant, architecture));
-      EXPECT_NE(code.find(variant.entry), std::string::npos) << "has no entry " << variant.entry;
-    }
+    for (const Variant& variant : spread(architecture)) jobs.emplace_back(variant, architecture);
   }
+  const CodeStore store = compiler.store();
+  default_executor().parallel_for(static_cast<std::int64_t>(jobs.size()), [&](std::int64_t i) {
+    const auto& [variant, architecture] = jobs[i];
+    const std::string code = text_of(store.cubin(variant, architecture));
+    EXPECT_NE(code.find(variant.entry), std::string::npos)
+        << describe(variant, architecture) << " has no entry " << variant.entry;
+  });
 }
 
 TEST_P(CudaCompile, TheSameSourceMakesTheSameCode) {
