@@ -91,16 +91,16 @@ struct Units {
     const std::int64_t rows = tokens * p.group();
     const std::int64_t taken = std::min(requests, rows / c.fewest_rows);
     const std::int64_t most_rows = std::min<std::int64_t>(c.most_rows, p.max_q_len() * p.group());
-    const std::int64_t tiles = std::min(rows / c.tile.rows + taken,
-                                        taken * ceil_div(most_rows, c.tile.rows));
+    const std::int64_t tiles =
+        std::min(rows / c.tile.rows + taken, taken * ceil_div(most_rows, c.tile.rows));
     const std::int64_t shortest = p.split != 0 ? p.split : splitting.shortest;
     if (shortest == 0) return {tiles, 0};
     const std::int64_t splits =
         ceil_div(p.max_kv_len(), ceil_div(shortest, c.tile.keys) * c.tile.keys);
     if (splits <= 1) return {tiles, 0};
     if (p.split != 0) return {tiles * splits, tiles * splits};
-    const std::int64_t each = std::min(splits * ceil_div(most_rows, c.tile.rows),
-                                       splitting.blocks_of_request / p.hkv);
+    const std::int64_t each =
+        std::min(splits * ceil_div(most_rows, c.tile.rows), splitting.blocks_of_request / p.hkv);
     return {tiles + taken * each, taken * each};
   }
 };

@@ -47,10 +47,11 @@ constexpr int portable_shared_bytes(const PortableTile& tile, const PortableDims
                                     int kv_bytes) {
   constexpr int kPad = 16;
   constexpr int kStages = 2;
-  constexpr int kRowBytes = 16;  // which keys a row sees, its position and slope
+  constexpr int kRowBytes = 16;    // which keys a row sees, its position and slope
+  constexpr int kTileBytes = 512;  // what is known of the tile
   const int q = tile.rows * (std::max(dims.d, dims.dv) * 2 + kPad);
   const int kv = tile.keys * ((dims.d + dims.dv) * kv_bytes + 2 * kPad);
-  return q + kStages * kv + tile.rows * kRowBytes;
+  return q + kStages * kv + tile.rows * kRowBytes + kTileBytes;
 }
 
 /// The largest tile of so many rows that the device has shared memory for. A warp's sums of O take

@@ -6,6 +6,7 @@
 using int32_t = int;
 using int64_t = long long;
 using uint8_t = unsigned char;
+using uint64_t = unsigned long long;
 #else
 #include <cstdint>
 #endif

@@ -3,50 +3,21 @@
 // A thread block takes a tile of rows (query tokens times the heads of a GQA group) of one request
 // and KV head, and a split of its keys. Each of its warps has rows of its own:
 //
-//   for each tile of keys, of which the next is on its way into shared memory:
+//   for each tile of keys:        the next tile of K, and this one of V, are on their way
 //     S = Q . K^T                 Q from registers or shared memory
 //     S -> logits, masked         only where not every row sees the whole tile
-//     P = exp2(S - largest)       16 bits
-//     O = O * rescale + P . V     fp32, in registers
+//     O += P . V                  of the tile before, while P = exp2(S - reference)
+//     O = O * rescale             seldom: when a logit exceeds the reference by much
 //
 // Tiles begin at multiples of kKeys and hidden keys leave a row unchanged, so the order of a row's
 // sums follows from the keys' positions alone.
 #include "portable/output.h"
 #include "portable/pages.h"
 #include "portable/queries.h"
+#include "portable/seen.h"
 
 namespace octavo::cuda {
 namespace {
-
-/// Which keys some, and all, of a warp's rows see.
-struct WarpKeys {
-  KeyRange some;
-  KeyRange all;
-
-  __device__ WarpKeys(const PortableParams& p, const RowTile& tile) : some{0, 0}, all{0, 0} {
-    const int first = warp_of_block() * kRowsOfWarp;
-    const int last = min(first + kRowsOfWarp, tile.rows) - 1;
-    if (first > last) return;
-    if constexpr (!kMasked) {
-      some = all = tile.keys;
-      return;
-    }
-    const Place& place = tile.place;
-    const int32_t first_at = place.position(divide(tile.first_row + first, p.group).quotient);
-    const int32_t last_at = place.position(divide(tile.first_row + last, p.group).quotient);
-    const KeyRange of_first = visible_keys(p.attention, first_at, place.kv_len);
-    const KeyRange of_last = visible_keys(p.attention, last_at, place.kv_len);
-    some = {of_first.begin, of_last.end};
-    all = {of_last.begin, of_first.end};
-    if (p.attention.masking == Masking::bits) all = {0, 0};
-  }
-  __device__ bool sees_some(int32_t first) const {
-    return first < some.end && some.begin - first < kKeys;
-  }
-  __device__ bool sees_all(int32_t first) const {
-    return first >= all.begin && all.end - first >= kKeys;
-  }
-};
 
 __device__ void describe_rows(const PortableParams& p, const RowTile& tile, int32_t kv_head,
                               Shared& shared) {
@@ -59,17 +30,23 @@ __device__ void describe_rows(const PortableParams& p, const RowTile& tile, int3
     shared.positions[row] = position;
     shared.slopes[row] = slope_of(a, kv_head * p.group.value + at.remainder) * kLog2E;
   }
+  const int thread = static_cast<int>(threadIdx.x);
+  if (thread < kWarps) shared.seen[thread] = SeenKeys(p, tile, thread * kRowsOfWarp, kRowsOfWarp);
+  if (thread == 0) {
+    shared.seen_by_all = SeenKeys(p, tile, 0, kRows).all;
+    shared.tile = tile;
+  }
 }
 
-struct Block {
+/// A warp's rows on their way through the keys.
+struct Walk {
   const PortableParams& p;
-  const RowTile& tile;
-  const LogitScale& logit;
   Shared& shared;
-  WarpKeys seen;
   Queries queries;
   Softmax softmax;
   Sums sums;
+  Weights weights;       ///< of the tile before
+  bool pending = false;  ///< there are such
 
   __device__ void clear() {
 #pragma unroll
@@ -82,23 +59,37 @@ struct Block {
     }
   }
 
-  /// One tile of keys. `special`: some of V is infinite or NaN.
-  __device__ void attend(int32_t first, int stage, bool special) {
-    if (!seen.sees_some(first)) return;
+  /// Takes the scores of the tile that begins at `first` and is at `stage`, unless there is none,
+  /// and the values of the tile before. `special`: some of these are infinite or NaN.
+  __device__ void step(int32_t first, int stage, bool exists, bool special) {
+    const unsigned char* values = shared.v[stage ^ 1];
+    const SeenKeys seen = shared.seen[warp_of_block()];
+    const LogitScale& logit = shared.logit;
+    const bool scored = exists && seen.sees_some(first);
     Scores scores;
-    multiply_keys(scores, queries, query_address(shared), shared.k[stage]);
-    if constexpr (kCapped) cap_scores(scores, logit);
-    if (logit.alibi) add_alibi(scores, logit, shared, first);
-    const bool whole = seen.sees_all(first);
-    if (!whole) hide(scores, p, tile, shared, first);
-    Weights weights;
-    soften(scores, logit.scale, softmax, sums, weights);
-    if (!kMasked || whole) {
-      multiply_values<false>(sums, weights, shared.v[stage]);
-      return;
+    if (scored) {
+      multiply_keys(scores, queries, query_address(shared), shared.k[stage]);
+      if constexpr (kCapped) cap_scores(scores, logit);
+      if (logit.alibi) add_alibi(scores, logit, shared, first);
+      if (!seen.sees_all(first)) hide(scores, p, shared.tile, shared, first);
     }
-    multiply_values<true>(sums, weights, shared.v[stage]);
-    if (special) add_specials(sums, p, tile, shared, first, shared.v[stage]);
+    if (pending && (!scored || (kMasked && !seen.sees_all(first - kKeys)))) {
+      multiply_values<kMasked>(sums, weights, values);
+      if (kMasked && special) {
+        add_specials(sums, p, shared.tile, shared, first - kKeys, values);
+      }
+      pending = false;
+    }
+    if (!scored) return;
+    const Rescale rescale(scores, logit.scale, softmax);
+    if (pending) {
+      soften_and_multiply(scores, logit.scale, softmax, sums, weights, values);
+    } else {
+      soften(scores, logit.scale, softmax);
+    }
+    pack_weights(scores, weights);
+    if (rescale.needed()) rescale.apply(sums);
+    pending = true;
   }
 };
 
@@ -115,58 +106,67 @@ extern "C" __global__ void __launch_bounds__(kThreads)
       });
   if (place.request < 0) return;
   const RowTile tile = row_tile<kRows, kKeys>(p, place);
-  const bool partial = tile.end_split - tile.first_split > 1;
   const int32_t split = place.unit % tile.tiling.splits;
-  if (partial ? split < tile.first_split || split >= tile.end_split : split > 0) return;
+  if (tile.is_split() ? split < tile.first_split || split >= tile.end_split : split > 0) return;
+  const KeyRange keys = tile.keys_of_split(split);
 
   const int32_t kv_head = static_cast<int32_t>(blockIdx.y);
-  const Slice slice{static_cast<int32_t>(blockIdx.z) * kDv,
-                    min(kDv, p.attention.dv - static_cast<int32_t>(blockIdx.z) * kDv)};
-  KeyRange keys = tile.keys;
-  if (partial) {
-    keys.begin = max(keys.begin, split * tile.tiling.split);
-    keys.end = keys.end - split * tile.tiling.split > tile.tiling.split
-                   ? (split + 1) * tile.tiling.split
-                   : keys.end;
-  }
+  const int32_t first_column = static_cast<int32_t>(blockIdx.z) * kDv;
+  const AttentionParams& a = p.attention;
+  if (threadIdx.x == 0) shared.wanted = keys;
+  const PageFinder finder(p, place, shared.wanted);
+  const KeyLoader k(p, a.k, place, kv_head, 0, a.d);
+  const ValueLoader v(p, a.v, place, kv_head, first_column, a.dv);
   int32_t first = keys.begin / kKeys * kKeys;
-  const LogitScale logit(p.attention, kv_head);
-
-  PageLoader loader(p, place, keys, kv_head, slice.first);
-  loader.find(first);
-  loader.start(shared.k[0], shared.v[0]);
+  __syncthreads();
+  Found of_values = finder.find(first);
+  k.start(of_values, shared.k[0]);
   commit_copies();
-  loader.find(first + kKeys);
+  Found of_keys = finder.find(first + kKeys);
+
+  const LogitScale logit(a, kv_head);
   store_queries(p, tile, kv_head, logit.negative ? 0x80008000u : 0u, shared);
   describe_rows(p, tile, kv_head, shared);
+  if (threadIdx.x == 0) shared.logit = logit;
   __syncthreads();
 
-  Block block{p, tile, logit, shared, WarpKeys(p, tile), {}, {}, {}};
-  block.clear();
-  load_queries(shared, block.queries);
-  const KeyRange whole = WarpKeys(p, tile).all;
+  Walk walk{p, shared};
+  walk.clear();
+  load_queries(shared, walk.queries);
+  const int32_t tiles = ceil_div(keys.end - first, kKeys);
   int stage = 0;
-  for (int32_t left = keys.end - first; left > 0; left -= kKeys) {
+#pragma unroll 1
+  for (int32_t i = 0; i <= tiles; ++i) {
     wait_for_copies<0>();
     __syncthreads();
-    if (left > kKeys) loader.start(shared.k[stage ^ 1], shared.v[stage ^ 1]);
-    commit_copies();
-    loader.find(first + 2 * kKeys);
-    bool special = false;
-    if (kMasked) {
-      const bool masked = !(first >= whole.begin && whole.end - first >= kKeys);
-      if (__syncthreads_or(masked)) special = __syncthreads_or(has_special(shared.v[stage]));
+    if (i < tiles) {
+      v.start(of_values, shared.v[stage]);
+      if (i + 1 < tiles) k.start(of_keys, shared.k[stage ^ 1]);
+      commit_copies();
+      of_values = of_keys;
+      of_keys = finder.find(first + 2 * kKeys);
     }
-    block.attend(first, stage, special);
+    bool special = false;
+    if (kMasked && i > 0) {
+      const int32_t before = first - kKeys;
+      const KeyRange all = shared.seen_by_all;
+      if (i == tiles || before < all.begin || all.end - before < kKeys) {
+        special = __syncthreads_or(has_special(shared.v[stage ^ 1]));
+      }
+    }
+    walk.step(first, stage, i < tiles, special);
     first += kKeys;
     stage ^= 1;
   }
-  if (partial) {
-    const int64_t index = partials_before<kRows, kKeys>(p, place.request) + place.unit;
-    write_partial(p, tile, block.softmax, block.sums, slice,
+
+  const Slice slice{first_column, min(kDv, a.dv - first_column)};
+  if (shared.tile.is_split()) {
+    const int64_t index =
+        partials_before<kRows, kKeys>(p, shared.tile.place.request) + shared.tile.place.unit;
+    write_partial(p, shared.tile, walk.softmax, walk.sums, slice,
                   partial_at<kRows>(p, index, kv_head));
   } else {
-    write_result(p, tile, kv_head, block.softmax, block.sums, slice, shared.q);
+    write_result(p, shared.tile, kv_head, walk.softmax, walk.sums, slice, shared.q);
   }
 }
 

@@ -5,7 +5,7 @@
 
 namespace octavo::cuda {
 
-inline constexpr int kRows = OCTAVO_ROWS;    // of a thread block's tile: query tokens times the group
+inline constexpr int kRows = OCTAVO_ROWS;  // of a thread block's tile: query tokens times the group
 inline constexpr int kWarps = OCTAVO_WARPS;  // of a thread block; each has rows of its own
 inline constexpr int kKeys = OCTAVO_KEYS;    // of a tile of K and V
 inline constexpr int kD = OCTAVO_D;          // head dims, rounded up to multiples of 32
@@ -13,7 +13,7 @@ inline constexpr int kDv = OCTAVO_DV;        // of the slice of V that a thread 
 inline constexpr Half kHalf = OCTAVO_BF16 ? Half::bf16 : Half::f16;  // what is multiplied
 inline constexpr int kKvBytes = OCTAVO_KV_BYTES;                     // of an element of K and V
 inline constexpr Fp8 kFp8 = OCTAVO_E5M2 ? Fp8::e5m2 : Fp8::e4m3;     // where that is 1
-inline constexpr bool kMasked = OCTAVO_MASKED;  // not every row sees every key
+inline constexpr bool kMasked = OCTAVO_MASKED;                       // not every row sees every key
 inline constexpr bool kCapped = OCTAVO_CAPPED;
 
 inline constexpr int kThreads = kWarps * 32;

@@ -8,14 +8,14 @@ namespace octavo::cuda {
 
 // Exponents of all ones, or bytes where only all ones are NaN: adding one in the last place to what
 // the mask leaves carries into the sign's bit.
-inline constexpr unsigned kExponents = kKvBytes == 2             ? (kHalf == Half::bf16 ? 0x7f807f80u
-                                                                                        : 0x7c007c00u)
+inline constexpr unsigned kExponents = kKvBytes == 2
+                                           ? (kHalf == Half::bf16 ? 0x7f807f80u : 0x7c007c00u)
                                        : kFp8 == Fp8::e5m2 ? 0x7c7c7c7cu
-                                                                 : 0x7f7f7f7fu;
+                                                           : 0x7f7f7f7fu;
 inline constexpr unsigned kSigns = kKvBytes == 2 ? 0x80008000u : 0x80808080u;
 inline constexpr unsigned kCarry = kKvBytes == 2 ? (kHalf == Half::bf16 ? 0x00800080u : 0x04000400u)
                                    : kFp8 == Fp8::e5m2 ? 0x04040404u
-                                                           : 0x01010101u;
+                                                       : 0x01010101u;
 
 /// Whether one of this thread's share of a tile of V is infinite or NaN.
 __device__ inline bool has_special(const unsigned char* v) {

@@ -14,13 +14,13 @@ constexpr int kAhead = 8;  // splits whose loads are under way together
 struct Rescale {
   float old_factor;
   float new_factor;
-  float largest;
+  float reference;
 
-  __device__ Rescale(float old_largest, float new_largest)
-      : largest(fmaxf(old_largest, new_largest)) {
-    const float base = largest == -infinity() ? 0.0f : largest;
-    old_factor = exp2_fast(old_largest - base);
-    new_factor = exp2_fast(new_largest - base);
+  __device__ Rescale(float old_reference, float new_reference)
+      : reference(fmaxf(old_reference, new_reference)) {
+    const float base = reference == -infinity() ? 0.0f : reference;
+    old_factor = exp2_fast(old_reference - base);
+    new_factor = exp2_fast(new_reference - base);
   }
 };
 
@@ -30,8 +30,8 @@ struct Merge {
   float4 sums{0, 0, 0, 0};
 
   __device__ void add(RowState part, float4 part_sums) {
-    const Rescale r(state.largest, part.largest);
-    state = {r.largest, state.sum * r.old_factor + part.sum * r.new_factor};
+    const Rescale r(state.reference, part.reference);
+    state = {r.reference, state.sum * r.old_factor + part.sum * r.new_factor};
     sums.x = sums.x * r.old_factor + part_sums.x * r.new_factor;
     sums.y = sums.y * r.old_factor + part_sums.y * r.new_factor;
     sums.z = sums.z * r.old_factor + part_sums.z * r.new_factor;
@@ -66,18 +66,18 @@ __device__ Merge merge_row(const PortableParams& p, int64_t first, int32_t split
 extern "C" __global__ void __launch_bounds__(kWarps* kWarp)
     octavo_portable_merge(const __grid_constant__ PortableParams p) {
   const AttentionParams& a = p.attention;
-  const Place place = find_place(a, static_cast<int32_t>(blockIdx.x),
-                                 [&](int32_t q_len, int32_t kv_len) {
-                                   return tiling_of<kRows, kKeys>(p, q_len, kv_len).units();
-                                 });
+  const Place place =
+      find_place(a, static_cast<int32_t>(blockIdx.x), [&](int32_t q_len, int32_t kv_len) {
+        return tiling_of<kRows, kKeys>(p, q_len, kv_len).units();
+      });
   if (place.request < 0) return;
   const RowTile tile = row_tile<kRows, kKeys>(p, place);
   const int32_t splits = tile.end_split - tile.first_split;
   if (splits <= 1) return;
   const int32_t kv_head = static_cast<int32_t>(blockIdx.y);
   const int32_t unit = place.unit % tile.tiling.splits;
-  const int64_t first = partials_before<kRows, kKeys>(p, place.request) + place.unit - unit +
-                        tile.first_split;
+  const int64_t first =
+      partials_before<kRows, kKeys>(p, place.request) + place.unit - unit + tile.first_split;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int columns = (a.dv + 3) / 4;
@@ -85,8 +85,7 @@ extern "C" __global__ void __launch_bounds__(kWarps* kWarp)
     const RowHead at(p, tile, kv_head, row);
     for (int c = lane; c < columns; c += kWarp) {
       const Merge merge = merge_row(p, first, splits, kv_head, row, c * 4);
-      const float factor =
-          finish_row(a, at, merge.state, value_factor(a, kv_head), c == 0);
+      const float factor = finish_row(a, at, merge.state, value_factor(a, kv_head), c == 0);
       const float results[4] = {merge.sums.x, merge.sums.y, merge.sums.z, merge.sums.w};
       for (int i = 0; i < min(4, a.dv - c * 4); ++i) {
         store(Type{p.out_type}, a.out, at.out_offset(a) + c * 4 + i, results[i] * factor);

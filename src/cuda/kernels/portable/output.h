@@ -24,7 +24,7 @@ __device__ inline void write_partial(const PortableParams& p, const RowTile& til
       const float sum = softmax.row_sum(b, half);
       if (row >= tile.rows) continue;
       if (slice.is_first() && lane_of_warp() % 4 == 0) {
-        to.states[row] = {softmax.largest[b][half], sum};
+        to.states[row] = {softmax.reference[b][half], sum};
       }
       float* at = to.sums + int64_t{row} * to.pitch + slice.first;
 #pragma unroll
@@ -89,42 +89,87 @@ __device__ inline void copy_staged(const PortableParams& p, const RowTile& tile,
   }
 }
 
+/// The same for floats and half of the columns, those from `first_tile` on.
+__device__ inline void stage_floats(unsigned char* at, const float (&sums)[kValueTiles][4],
+                                    int first_tile, int half, float factor) {
+  float* row = reinterpret_cast<float*>(at) - column_of(first_tile, 0) + column_of(0, 0);
+#pragma unroll
+  for (int n = 0; n < kValueTiles / 2; ++n) {
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      row[column_of(first_tile + n, i)] = sums[first_tile + n][2 * half + i] * factor;
+    }
+  }
+}
+
+/// Staged floats to out, as its type.
+__device__ inline void copy_floats(const PortableParams& p, const RowTile& tile, int32_t kv_head,
+                                   const Slice& slice, int first_column,
+                                   const unsigned char* staged) {
+  constexpr int kColumns = kDv / 2;
+  const int first_row = warp_of_block() * kRowsOfWarp;
+#pragma unroll 1
+  for (int i = lane_of_warp(); i < kRowsOfWarp * kColumns; i += kWarp) {
+    const int row = first_row + i / kColumns;
+    const int c = i % kColumns;
+    if (row >= tile.rows || first_column + c >= slice.columns) continue;
+    const RowHead at(p, tile, kv_head, row);
+    store(Type{p.out_type}, p.attention.out,
+          at.out_offset(p.attention) + slice.first + first_column + c,
+          reinterpret_cast<const float*>(staged + row * kQPitch)[c]);
+  }
+}
+
+using Factors = float[kBlocks][2];
+
+/// Through shared memory, so that a row is written as a whole.
+__device__ inline void write_rows(const PortableParams& p, const RowTile& tile, int32_t kv_head,
+                                  const Factors& factors, const Sums& sums, const Slice& slice,
+                                  unsigned char* staged) {
+  const Type type{p.out_type};
+  if (type == Type::bf16 || type == Type::f16) {
+#pragma unroll
+    for (int r = 0; r < 2 * kBlocks; ++r) {
+      unsigned char* row = staged + row_of(r / 2, r % 2) * kQPitch;
+      if (type == Type::bf16) {
+        stage_row<Half::bf16>(row, sums[r / 2], r % 2, factors[r / 2][r % 2]);
+      } else {
+        stage_row<Half::f16>(row, sums[r / 2], r % 2, factors[r / 2][r % 2]);
+      }
+    }
+    __syncwarp();
+    copy_staged(p, tile, kv_head, slice, staged);
+    return;
+  }
+#pragma unroll
+  for (int first_tile = 0; first_tile < kValueTiles; first_tile += kValueTiles / 2) {
+#pragma unroll
+    for (int r = 0; r < 2 * kBlocks; ++r) {
+      stage_floats(staged + row_of(r / 2, r % 2) * kQPitch, sums[r / 2], first_tile, r % 2,
+                   factors[r / 2][r % 2]);
+    }
+    __syncwarp();
+    copy_floats(p, tile, kv_head, slice, first_tile * 8, staged);
+    __syncwarp();
+  }
+}
+
 __device__ inline void write_result(const PortableParams& p, const RowTile& tile, int32_t kv_head,
                                     const Softmax& softmax, const Sums& sums, const Slice& slice,
                                     unsigned char* staged) {
   const float factor = value_factor(p.attention, kv_head);
-  const Type type{p.out_type};
+  Factors factors;
 #pragma unroll
-  for (int b = 0; b < kBlocks; ++b) {
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int row = row_of(b, half);
-      RowState state{softmax.largest[b][half], softmax.row_sum(b, half)};
-      if (row >= tile.rows) continue;
-      const RowHead at(p, tile, kv_head, row);
-      const bool write_lse = slice.is_first() && lane_of_warp() % 4 == 0;
-      const float scale = finish_row(p.attention, at, state, factor, write_lse);
-      if (type == Type::bf16) {
-        stage_row<Half::bf16>(staged + row * kQPitch, sums[b], half, scale);
-      } else if (type == Type::f16) {
-        stage_row<Half::f16>(staged + row * kQPitch, sums[b], half, scale);
-      } else {
-        const int64_t to = at.out_offset(p.attention) + slice.first;
-#pragma unroll
-        for (int n = 0; n < kValueTiles; ++n) {
-#pragma unroll
-          for (int i = 0; i < 2; ++i) {
-            const int c = column_of(n, i);
-            if (c < slice.columns) store(type, p.attention.out, to + c, sums[b][n][2 * half + i] * scale);
-          }
-        }
-      }
-    }
+  for (int r = 0; r < 2 * kBlocks; ++r) {
+    const RowState state{softmax.reference[r / 2][r % 2], softmax.row_sum(r / 2, r % 2)};
+    const int row = row_of(r / 2, r % 2);
+    factors[r / 2][r % 2] = 0;
+    if (row >= tile.rows) continue;
+    const RowHead at(p, tile, kv_head, row);
+    const bool write_lse = slice.is_first() && lane_of_warp() % 4 == 0;
+    factors[r / 2][r % 2] = finish_row(p.attention, at, state, factor, write_lse);
   }
-  if (type == Type::bf16 || type == Type::f16) {
-    __syncwarp();
-    copy_staged(p, tile, kv_head, slice, staged);
-  }
+  write_rows(p, tile, kv_head, factors, sums, slice, staged);
 }
 
 }  // namespace octavo::cuda

@@ -1,8 +1,8 @@
 // Results of splits of the keys in the workspace, until they are merged in the order of the splits.
 //
 // A partial result is of a tile of rows, a KV head and a split:
-//   sums [rows of a tile, pitch] | (largest, sum) [rows of a tile]
-// where sums / sum is the weighted mean of V and `largest` the logit, in units of log2, whose
+//   sums [rows of a tile, pitch] | (reference, sum) [rows of a tile]
+// where sums / sum is the weighted mean of V and `reference` the logit, in units of log2, whose
 // exponential is the unit of both.
 #pragma once
 
@@ -11,7 +11,7 @@
 namespace octavo::cuda {
 
 struct RowState {
-  float largest;
+  float reference;  ///< -infinity: the row saw no key
   float sum;
 };
 

@@ -136,29 +136,36 @@ __device__ inline void load_values(ValueStep (&steps)[kValueColumns / 16], unsig
   }
 }
 
-/// O += P . V for a tile of keys. `Finite`: as if infinite and NaN values were 0.
+/// O += P . V for kValueColumns columns from `column` on. `Finite`: as if infinite and NaN values
+/// were 0.
 template <bool Finite>
-__device__ inline void multiply_values(Sums& sums, const Weights& weights,
-                                       const unsigned char* values) {
+__device__ inline void multiply_columns(Sums& sums, const Weights& weights,
+                                        const unsigned char* values, int column) {
   const unsigned v = value_address(values);
 #pragma unroll
   for (int k = 0; k < kKeys; k += 16) {
+    ValueStep steps[kValueColumns / 16];
+    load_values<Finite>(steps, v + k * kVPitch + column * kKvBytes);
 #pragma unroll
-    for (int c = 0; c < kDv; c += kValueColumns) {
-      ValueStep steps[kValueColumns / 16];
-      load_values<Finite>(steps, v + k * kVPitch + c * kKvBytes);
+    for (int i = 0; i < kValueColumns / 16; ++i) {
 #pragma unroll
-      for (int i = 0; i < kValueColumns / 16; ++i) {
-#pragma unroll
-        for (int b = 0; b < kBlocks; ++b) {
-          const int tile = c / 8 + 2 * i;
-          multiply_add<kHalf>(sums[b][tile], weights[b][k / 16], steps[i].first[0],
-                              steps[i].first[1]);
-          multiply_add<kHalf>(sums[b][tile + 1], weights[b][k / 16], steps[i].second[0],
-                              steps[i].second[1]);
-        }
+      for (int b = 0; b < kBlocks; ++b) {
+        const int tile = column / 8 + 2 * i;
+        multiply_add<kHalf>(sums[b][tile], weights[b][k / 16], steps[i].first[0],
+                            steps[i].first[1]);
+        multiply_add<kHalf>(sums[b][tile + 1], weights[b][k / 16], steps[i].second[0],
+                            steps[i].second[1]);
       }
     }
+  }
+}
+
+template <bool Finite>
+__device__ inline void multiply_values(Sums& sums, const Weights& weights,
+                                       const unsigned char* values) {
+#pragma unroll
+  for (int c = 0; c < kDv; c += kValueColumns) {
+    multiply_columns<Finite>(sums, weights, values, c);
   }
 }
 

@@ -22,43 +22,67 @@ __device__ inline int64_t query_offset(const PortableParams& p, const RowTile& t
          head * p.attention.q_head_stride;
 }
 
+/// Up to eight elements from `offset` on, of any type and alignment; zeros after them.
+__device__ __noinline__ uint4 convert_queries(const PortableParams& p, int64_t offset, int count) {
+  uint4 q{0, 0, 0, 0};
+#pragma unroll 1
+  for (int i = 0; i < count; ++i) {
+    const float value = load(Type{p.q_type}, p.attention.q, offset + i);
+    const unsigned element = pack<kHalf>(value, 0) << (i % 2 * 16);
+    if (i / 2 == 0) q.x |= element;
+    if (i / 2 == 1) q.y |= element;
+    if (i / 2 == 2) q.z |= element;
+    if (i / 2 == 3) q.w |= element;
+  }
+  return q;
+}
+
 /// Eight elements from column `c` on, zeros past the last.
 __device__ inline uint4 load_queries(const PortableParams& p, int64_t offset, int c) {
   const int left = p.attention.d - c;
-  if (left <= 0) return {0, 0, 0, 0};
   if (p.q_whole && left >= 8) {
-    return *reinterpret_cast<const uint4*>(
-        static_cast<const unsigned short*>(p.attention.q) + offset + c);
+    return *reinterpret_cast<const uint4*>(static_cast<const unsigned short*>(p.attention.q) +
+                                           offset + c);
   }
-  unsigned pairs[4];
-  for (int i = 0; i < 4; ++i) {
-    const int64_t at = offset + c + 2 * i;
-    const float low = 2 * i < left ? load(Type{p.q_type}, p.attention.q, at) : 0.0f;
-    const float high = 2 * i + 1 < left ? load(Type{p.q_type}, p.attention.q, at + 1) : 0.0f;
-    pairs[i] = pack<kHalf>(low, high);
+  return convert_queries(p, offset + c, min(left, 8));
+}
+
+__device__ inline void store_chunk(unsigned char* row, int chunk, uint4 q) {
+  if constexpr (kKvBytes == 2) {
+    *reinterpret_cast<uint4*>(row + chunk * 16) = q;
+  } else {
+    unsigned* pairs = reinterpret_cast<unsigned*>(row);
+    pairs[place_of_pair(chunk * 4)] = q.x;
+    pairs[place_of_pair(chunk * 4 + 1)] = q.y;
+    pairs[place_of_pair(chunk * 4 + 2)] = q.z;
+    pairs[place_of_pair(chunk * 4 + 3)] = q.w;
   }
-  return {pairs[0], pairs[1], pairs[2], pairs[3]};
 }
 
 /// All threads take part. `flip` is XORed to each pair: it may turn the signs.
 __device__ inline void store_queries(const PortableParams& p, const RowTile& tile, int32_t kv_head,
                                      unsigned flip, Shared& shared) {
   constexpr int kChunks = kD / 8;  // of a row
-  for (int i = static_cast<int>(threadIdx.x); i < kRows * kChunks; i += kThreads) {
-    const int row = i / kChunks;
-    const int chunk = i % kChunks;
-    uint4 q{0, 0, 0, 0};
-    if (row < tile.rows) q = load_queries(p, query_offset(p, tile, kv_head, row), chunk * 8);
-    q = {q.x ^ flip, q.y ^ flip, q.z ^ flip, q.w ^ flip};
-    unsigned char* to = shared.q + row * kQPitch;
-    if constexpr (kKvBytes == 2) {
-      *reinterpret_cast<uint4*>(to + chunk * 16) = q;
-    } else {
-      unsigned* pairs = reinterpret_cast<unsigned*>(to);
-      pairs[place_of_pair(chunk * 4)] = q.x;
-      pairs[place_of_pair(chunk * 4 + 1)] = q.y;
-      pairs[place_of_pair(chunk * 4 + 2)] = q.z;
-      pairs[place_of_pair(chunk * 4 + 3)] = q.w;
+  constexpr int kAll = kRows * kChunks;
+  constexpr int kTogether = 8;  // loads under way
+#pragma unroll 1
+  for (int first = static_cast<int>(threadIdx.x); first < kAll; first += kTogether * kThreads) {
+    uint4 q[kTogether];
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) {
+      const int at = first + i * kThreads;
+      const int row = at / kChunks;
+      q[i] = {0, 0, 0, 0};
+      if (at < kAll && row < tile.rows) {
+        q[i] = load_queries(p, query_offset(p, tile, kv_head, row), at % kChunks * 8);
+      }
+    }
+#pragma unroll
+    for (int i = 0; i < kTogether; ++i) {
+      const int at = first + i * kThreads;
+      if (at >= kAll) continue;
+      store_chunk(shared.q + at / kChunks * kQPitch, at % kChunks,
+                  {q[i].x ^ flip, q[i].y ^ flip, q[i].z ^ flip, q[i].w ^ flip});
     }
   }
 }

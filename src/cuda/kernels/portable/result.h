@@ -27,21 +27,21 @@ struct RowHead {
 /// 0. Stores LSE if `write_lse`.
 __device__ inline float finish_row(const AttentionParams& p, const RowHead& row, RowState state,
                                    float factor, bool write_lse) {
-  constexpr float kLog2OfE = 1.4426950408889634f;
+  constexpr float kLog2E = 1.4426950408889634f;
   constexpr float kLn2 = 0.6931471805599453f;
-  const bool sees_keys = state.largest != -infinity();
+  const bool sees_keys = state.reference != -infinity();
   if (p.sinks != nullptr) {
-    const float sink = p.sinks[row.head] * kLog2OfE;
-    const float largest = fmaxf(state.largest, sink);
-    if (largest != -infinity()) {
-      const float rescale = exp2_fast(state.largest - largest);
-      state = {largest, state.sum * rescale + exp2_fast(sink - largest)};
+    const float sink = p.sinks[row.head] * kLog2E;
+    const float reference = fmaxf(state.reference, sink);
+    if (reference != -infinity()) {
+      const float rescale = exp2_fast(state.reference - reference);
+      state = {reference, state.sum * rescale + exp2_fast(sink - reference)};
       factor *= rescale;
     }
   }
   if (write_lse && p.lse != nullptr) {
-    const float lse = state.largest == -infinity() ? -infinity()
-                                                   : (state.largest + log2f(state.sum)) * kLn2;
+    const float lse =
+        state.reference == -infinity() ? -infinity() : (state.reference + log2f(state.sum)) * kLn2;
     p.lse[row.token * p.lse_token_stride + row.head * p.lse_head_stride] = lse;
   }
   return sees_keys ? factor / state.sum : 0.0f;

@@ -4,8 +4,9 @@
 // banks, whatever the head dim.
 #pragma once
 
-#include "common/keys.h"
 #include "portable/config.h"
+#include "portable/logit_scale.h"
+#include "portable/seen.h"
 #include "ptx/ldmatrix.h"
 
 namespace octavo::cuda {
@@ -22,6 +23,11 @@ struct Shared {
   KeyRange keys[kRows];  ///< that each row sees
   int32_t positions[kRows];
   float slopes[kRows];  ///< of ALiBi, times log2(e)
+  RowTile tile;
+  SeenKeys seen[kWarps];  ///< by the rows of each warp
+  KeyRange seen_by_all;
+  KeyRange wanted;  ///< keys of this thread block
+  LogitScale logit;
 };
 
 }  // namespace octavo::cuda

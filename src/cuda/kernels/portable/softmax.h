@@ -9,15 +9,15 @@ namespace octavo::cuda {
 
 /// Of the rows of this lane's fragments: row l / 4 of each block, and 8 rows further.
 struct Softmax {
-  float largest[kBlocks][2];  ///< logit of each row so far
-  float sum[kBlocks][2];      ///< of exp2(logit - largest), this lane's keys only
+  float reference[kBlocks][2];  ///< near the largest logit so far; -infinity: none
+  float sum[kBlocks][2];        ///< of exp2(logit - reference), this lane's keys only
 
   __device__ Softmax() {
 #pragma unroll
     for (int b = 0; b < kBlocks; ++b) {
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        largest[b][half] = -infinity();
+        reference[b][half] = -infinity();
         sum[b][half] = 0;
       }
     }
@@ -31,6 +31,11 @@ struct Softmax {
   }
 };
 
+/// What is subtracted from logits: a row that saw nothing yet has weights of 0, not NaN.
+__device__ inline float base_of(float reference) {
+  return kMasked && reference == -infinity() ? 0.0f : reference;
+}
+
 __device__ inline float row_maximum(const float (&scores)[kKeyTiles][4], int half) {
   float largest = fmaxf(scores[0][2 * half], scores[0][2 * half + 1]);
 #pragma unroll
@@ -41,40 +46,60 @@ __device__ inline float row_maximum(const float (&scores)[kKeyTiles][4], int hal
   return fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 2));
 }
 
-/// Turns the scores of a tile into weights, relative to the largest logit so far, and the sums so
-/// far into sums of such weights.
-__device__ inline void soften(Scores& scores, float scale, Softmax& softmax, Sums& sums,
-                              Weights& weights) {
+/// How far, in units of log2, logits may exceed the one that weights are relative to before it
+/// changes: weights up to 256 are as exact, and the sums need not be scaled with every new maximum.
+inline constexpr float kSlack = 8;
+
+/// Moves the softmax's reference to where the tile's scores want it, and says what becomes of sums
+/// so far: they are to be multiplied by `rescale`.
+struct Rescale {
+  float factor[kBlocks][2];
+
+  __device__ Rescale(const Scores& scores, float scale, Softmax& softmax) {
 #pragma unroll
-  for (int b = 0; b < kBlocks; ++b) {
-    float rescale[2];
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const float before = softmax.largest[b][half];
-      const float now = fmaxf(before, row_maximum(scores[b], half) * scale);
-      // A row that saw nothing yet has weights of 0, not NaN.
-      const float base = now == -infinity() ? 0.0f : now;
-      rescale[half] = exp2_fast(before - base);
-      softmax.largest[b][half] = now;
-      float sum = softmax.sum[b][half] * rescale[half];
-#pragma unroll
-      for (int n = 0; n < kKeyTiles; ++n) {
-#pragma unroll
-        for (int i = 0; i < 2; ++i) {
-          float& score = scores[b][n][2 * half + i];
-          score = exp2_fast(fmaf(score, scale, -base));
-          sum += score;
-        }
-      }
-      softmax.sum[b][half] = sum;
+    for (int r = 0; r < 2 * kBlocks; ++r) {
+      float& reference = softmax.reference[r / 2][r % 2];
+      const float before = reference;
+      const float largest = row_maximum(scores[r / 2], r % 2) * scale;
+      reference = largest > before + kSlack ? largest : before;
+      factor[r / 2][r % 2] = exp2_fast(before - base_of(reference));
+      softmax.sum[r / 2][r % 2] *= factor[r / 2][r % 2];
     }
-    if (__any_sync(kAllLanes, rescale[0] != 1.0f || rescale[1] != 1.0f)) {
+  }
+
+  __device__ bool needed() const {
+    bool changes = false;
+#pragma unroll
+    for (int r = 0; r < 2 * kBlocks; ++r) changes = changes || factor[r / 2][r % 2] != 1.0f;
+    return __any_sync(kAllLanes, changes);
+  }
+
+  __device__ void apply(Sums& sums) const {
+#pragma unroll
+    for (int b = 0; b < kBlocks; ++b) {
 #pragma unroll
       for (int n = 0; n < kValueTiles; ++n) {
 #pragma unroll
-        for (int i = 0; i < 4; ++i) sums[b][n][i] *= rescale[i / 2];
+        for (int i = 0; i < 4; ++i) sums[b][n][i] *= factor[b][i / 2];
       }
     }
+  }
+};
+
+/// From scores to weights, and into their sums: four of a lane's.
+__device__ inline void exponentiate(float (&scores)[4], float scale, const float (&reference)[2],
+                                    float (&sum)[2]) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    scores[i] = exp2_fast(fmaf(scores[i], scale, -base_of(reference[i / 2])));
+    sum[i / 2] += scores[i];
+  }
+}
+
+/// The weights as A of the second product.
+__device__ inline void pack_weights(const Scores& scores, Weights& weights) {
+#pragma unroll
+  for (int b = 0; b < kBlocks; ++b) {
 #pragma unroll
     for (int step = 0; step < kKeys / 16; ++step) {
 #pragma unroll
@@ -82,6 +107,34 @@ __device__ inline void soften(Scores& scores, float scale, Softmax& softmax, Sum
         const float(&pair)[4] = scores[b][2 * step + i / 2];
         weights[b][step][i] = pack<kHalf>(pair[i % 2 * 2], pair[i % 2 * 2 + 1]);
       }
+    }
+  }
+}
+
+/// Turns the scores of a tile into weights.
+__device__ inline void soften(Scores& scores, float scale, Softmax& softmax) {
+#pragma unroll
+  for (int b = 0; b < kBlocks; ++b) {
+#pragma unroll
+    for (int n = 0; n < kKeyTiles; ++n) {
+      exponentiate(scores[b][n], scale, softmax.reference[b], softmax.sum[b]);
+    }
+  }
+}
+
+/// The same, between the products of the tile before: exponentials and tensor cores work at once.
+__device__ inline void soften_and_multiply(Scores& scores, float scale, Softmax& softmax,
+                                           Sums& sums, const Weights& weights,
+                                           const unsigned char* values) {
+  constexpr int kGroups = kDv / kValueColumns;
+  constexpr int kTiles = kBlocks * kKeyTiles;
+#pragma unroll
+  for (int g = 0; g < kGroups; ++g) {
+    multiply_columns<false>(sums, weights, values, g * kValueColumns);
+#pragma unroll
+    for (int i = g * kTiles / kGroups; i < (g + 1) * kTiles / kGroups; ++i) {
+      const int b = i / kKeyTiles;
+      exponentiate(scores[b][i % kKeyTiles], scale, softmax.reference[b], softmax.sum[b]);
     }
   }
 }

@@ -58,6 +58,15 @@ struct RowTile {
   KeyRange keys;  ///< that at least one of the rows may see; begin <= end
   int32_t first_split;
   int32_t end_split;
+
+  __device__ bool is_split() const { return end_split - first_split > 1; }
+  /// Those of the split, one of [first_split, end_split); all where the tile is not split.
+  __device__ KeyRange keys_of_split(int32_t split) const {
+    if (!is_split()) return keys;
+    const int32_t begin = split * tiling.split;
+    const bool last = keys.end - begin <= tiling.split;
+    return {max(keys.begin, begin), last ? keys.end : begin + tiling.split};
+  }
 };
 
 /// Later tokens see later keys, whatever the mask.

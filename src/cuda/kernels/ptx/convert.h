@@ -43,8 +43,8 @@ __device__ inline unsigned widen(unsigned upper_bytes) {
   const unsigned sign = upper_bytes & 0x80008000u;
   const unsigned magnitude = upper_bytes & 0x7f007f00u;
   if constexpr (Kind == Half::f16) {
-    const unsigned moved = magnitude >> 1;                       // e4m3: a bit less of exponent
-    const unsigned nan = (moved + 0x00800080u) & 0x40004000u;    // where all ones carry
+    const unsigned moved = magnitude >> 1;                          // e4m3: a bit less of exponent
+    const unsigned nan = (moved + 0x00800080u) & 0x40004000u;       // where all ones carry
     return (multiply_f16x2(moved, 0x5c005c00u) | nan >> 1) | sign;  // times 2^8
   } else if constexpr (From == Fp8::e4m3) {
     const unsigned moved = magnitude >> 4;
@@ -53,7 +53,8 @@ __device__ inline unsigned widen(unsigned upper_bytes) {
   } else {
     const unsigned moved = magnitude >> 3;
     const unsigned special = (moved + 0x00800080u) & 0x10001000u;
-    return (multiply_bf16x2(moved, 0x77807780u) | ((special << 2) - (special >> 1))) | sign;  // 2^112
+    return (multiply_bf16x2(moved, 0x77807780u) | ((special << 2) - (special >> 1))) |
+           sign;  // 2^112
   }
 }
 

@@ -1,7 +1,8 @@
 // ldmatrix: a warp reads 8 x 8 matrices of 16-bit elements from shared memory, since sm_75.
 //
 // Lane l gives the address of row l % 8 of matrix l / 8, 16 bytes aligned to 16. It receives, in
-// register i, elements 2 (l % 4) and the next of row l / 4 of matrix i; transposed, of column l / 4.
+// register i, elements 2 (l % 4) and the next of row l / 4 of matrix i; transposed, of column l
+// / 4.
 #pragma once
 
 namespace octavo::cuda {

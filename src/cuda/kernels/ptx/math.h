@@ -3,6 +3,8 @@
 
 namespace octavo::cuda {
 
+inline constexpr float kLog2E = 1.4426950408889634f;
+
 /// 2^x; 0 for -infinity.
 __device__ inline float exp2_fast(float x) {
   float y;
