@@ -41,6 +41,23 @@ inline float largest_lane(Vector x) {
   const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
+/// Of each of four vectors, in the order of sum_lanes and largest_lane.
+template <typename Combine>
+Four reduce_four(const Vector* x, const Combine& combine) {
+  const auto halves = [&](Vector a, Vector b) {
+    return combine(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
+  };
+  const Vector ab = halves(x[0], x[1]);
+  const Vector cd = halves(x[2], x[3]);
+  const Vector pairs = combine(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
+  const Vector acbd =
+      combine(_mm256_shuffle_ps(pairs, pairs, 0x88), _mm256_shuffle_ps(pairs, pairs, 0xdd));
+  return _mm_unpacklo_ps(_mm256_castps256_ps128(acbd), _mm256_extractf128_ps(acbd, 1));
+}
+inline Four sums_of_four(const Vector* x) {
+  return reduce_four(x, [](Vector a, Vector b) { return a + b; });
+}
+inline Four largest_of_four(const Vector* x) { return reduce_four(x, most); }
 
 template <DType T>
 Vector load_as_floats(const std::byte* row, std::int64_t index, std::int64_t end) {

@@ -28,6 +28,24 @@ inline Vector most(Vector a, Vector b) { return _mm512_max_ps(a, b); }
 inline Vector scale(Vector x, Vector n) { return _mm512_scalef_ps(x, n); }
 inline float sum_lanes(Vector x) { return _mm512_reduce_add_ps(x); }
 inline float largest_lane(Vector x) { return _mm512_reduce_max_ps(x); }
+/// Of each of four vectors, by the tree of _mm512_reduce_add_ps and _mm512_reduce_max_ps.
+template <typename Combine>
+Four reduce_four(const Vector* x, const Combine& combine) {
+  const auto halves = [&](Vector a, Vector b) {
+    return combine(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+  };
+  const Vector ab = halves(x[0], x[1]);
+  const Vector cd = halves(x[2], x[3]);
+  Vector y = combine(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
+  y = combine(y, _mm512_permute_ps(y, 0x4e));
+  y = combine(y, _mm512_permute_ps(y, 0xb1));
+  const __m512i first_of_each = _mm512_castsi128_si512(_mm_setr_epi32(0, 4, 8, 12));
+  return _mm512_castps512_ps128(_mm512_permutexvar_ps(first_of_each, y));
+}
+inline Four sums_of_four(const Vector* x) {
+  return reduce_four(x, [](Vector a, Vector b) { return a + b; });
+}
+inline Four largest_of_four(const Vector* x) { return reduce_four(x, most); }
 inline Vector round(Vector x) {
   return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }

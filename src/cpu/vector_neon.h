@@ -31,6 +31,12 @@ inline Vector scale(Vector x, Vector n) {  // 2^-127 is 0
 }
 inline float sum_lanes(Vector x) { return vaddvq_f32(x); }
 inline float largest_lane(Vector x) { return vmaxvq_f32(x); }
+inline Four sums_of_four(const Vector* x) {
+  return vpaddq_f32(vpaddq_f32(x[0], x[1]), vpaddq_f32(x[2], x[3]));
+}
+inline Four largest_of_four(const Vector* x) {
+  return vpmaxq_f32(vpmaxq_f32(x[0], x[1]), vpmaxq_f32(x[2], x[3]));
+}
 
 template <DType T>
 Vector load_as_floats(const std::byte* row, std::int64_t index, std::int64_t end) {
@@ -61,9 +67,7 @@ Vector load_as_floats(const std::byte* row, std::int64_t index, std::int64_t end
   }
 }
 
-inline Vector sum_each(const Vector* x) {
-  return vpaddq_f32(vpaddq_f32(x[0], x[1]), vpaddq_f32(x[2], x[3]));
-}
+inline Vector sum_each(const Vector* x) { return sums_of_four(x); }
 
 [[gnu::always_inline]] inline void transpose(const Vector* rows, Vector* columns) {
   const auto doubles = [](Vector x) { return vreinterpretq_f64_f32(x); };
