@@ -5,9 +5,8 @@
 //   Vector, kLanes              floats of a register
 //   kMostVectors, kBlockRows    a block of sums: with its operands it fills the registers
 //   kRowsInPlace                rows whose sums with four keys, or four vectors, fill the registers
-//   load, store, broadcast, fma, round to integers
+//   load, store, broadcast, fma
 //   most(a, b)                  a > b ? a : b in each lane: b where either is NaN
-//   scale(x, n)                 x 2^n, or 0 where 2^n is none of the normal numbers
 //   sum_lanes, largest_lane     of one vector
 //   sums_of_four, largest_of_four  of each of four vectors, with the same bits
 //   sum_each(x)                 lane i: the sum of the lanes of vector i

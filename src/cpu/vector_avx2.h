@@ -23,14 +23,6 @@ inline void store(float* at, Vector x) { _mm256_storeu_ps(at, x); }
 inline Vector broadcast(float x) { return _mm256_set1_ps(x); }
 inline Vector fma(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
 inline Vector most(Vector a, Vector b) { return _mm256_max_ps(a, b); }
-inline Vector round(Vector x) {
-  return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-}
-inline Vector scale(Vector x, Vector n) {  // 2^-127 is 0
-  const __m256i exponent = _mm256_cvtps_epi32(most(broadcast(-127), n));
-  return x * _mm256_castsi256_ps(
-                 _mm256_slli_epi32(_mm256_add_epi32(exponent, _mm256_set1_epi32(127)), 23));
-}
 inline float sum_lanes(Vector x) {
   const __m128 four = _mm256_castps256_ps128(x) + _mm256_extractf128_ps(x, 1);
   const __m128 two = four + _mm_movehl_ps(four, four);

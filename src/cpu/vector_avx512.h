@@ -25,7 +25,6 @@ inline void store(float* at, Vector x) { _mm512_storeu_ps(at, x); }
 inline Vector broadcast(float x) { return _mm512_set1_ps(x); }
 inline Vector fma(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
 inline Vector most(Vector a, Vector b) { return _mm512_max_ps(a, b); }
-inline Vector scale(Vector x, Vector n) { return _mm512_scalef_ps(x, n); }
 inline float sum_lanes(Vector x) { return _mm512_reduce_add_ps(x); }
 inline float largest_lane(Vector x) { return _mm512_reduce_max_ps(x); }
 /// Of each of four vectors, by the tree of _mm512_reduce_add_ps and _mm512_reduce_max_ps.
@@ -46,9 +45,6 @@ inline Four sums_of_four(const Vector* x) {
   return reduce_four(x, [](Vector a, Vector b) { return a + b; });
 }
 inline Four largest_of_four(const Vector* x) { return reduce_four(x, most); }
-inline Vector round(Vector x) {
-  return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-}
 
 inline __mmask16 first_lanes(std::int64_t count) {
   return count >= kLanes ? 0xffff

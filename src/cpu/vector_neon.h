@@ -24,11 +24,6 @@ inline void store(float* at, Vector x) { vst1q_f32(at, x); }
 inline Vector broadcast(float x) { return vdupq_n_f32(x); }
 inline Vector fma(Vector a, Vector b, Vector c) { return vfmaq_f32(c, a, b); }
 inline Vector most(Vector a, Vector b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
-inline Vector round(Vector x) { return vrndnq_f32(x); }
-inline Vector scale(Vector x, Vector n) {  // 2^-127 is 0
-  const int32x4_t exponent = vcvtq_s32_f32(most(broadcast(-127), n));
-  return x * vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(exponent, vdupq_n_s32(127)), 23));
-}
 inline float sum_lanes(Vector x) { return vaddvq_f32(x); }
 inline float largest_lane(Vector x) { return vmaxvq_f32(x); }
 inline Four sums_of_four(const Vector* x) {

@@ -20,13 +20,16 @@ constexpr float kSlack = 8;  // in units of log2: weights stay below 2^kSlack
 template <typename Words>
 constexpr bool kPairs = Words::kPerWord == 2;
 
-/// 2^x for x <= kSlack; exactly 1 at 0. Polynomials of least relative error on [-1/2, 1/2]: 1e-7,
-/// and 3e-6 where the result is rounded to bf16.
+/// 2^x for x <= kSlack; exactly 1 at 0, and 0 where it is less than the normal numbers. Polynomials
+/// of least relative error on [-1/2, 1/2]: 1e-7, and 3e-6 where the result is rounded to bf16.
 template <bool kCoarse>
 Vector exp2_bounded(Vector x) {
-  x = most(broadcast(-200.0f), x);  // NaN stays
-  const Vector n = round(x);
-  const Vector f = x - n;
+  // The sum's last bits are the nearest integer and 127, which is 2^n's exponent as a float has it.
+  constexpr float kShift = 0x1.8p23f + 127;
+  x = most(broadcast(-127.0f), x);  // NaN stays
+  const Vector shifted = x + kShift;
+  const Vector f = x - (shifted - kShift);
+  const auto power = (Vector)((Bits)shifted << 23);
   Vector y;
   if constexpr (kCoarse) {
     y = fma(broadcast(9.58286e-3f), f, broadcast(5.590643e-2f));
@@ -38,7 +41,7 @@ Vector exp2_bounded(Vector x) {
     y = fma(y, f, broadcast(2.4022242e-1f));
     y = fma(y, f, broadcast(6.9314698e-1f));
   }
-  return scale(fma(y, f, broadcast(1.0f)), n);
+  return fma(y, f, broadcast(1.0f)) * power;
 }
 
 inline Vector tanh(Vector x) {
