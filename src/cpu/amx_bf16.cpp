@@ -143,7 +143,7 @@ std::int64_t steps_of(const Product& p) {
 class Meanwhile {
  public:
   Meanwhile(const Passage& p, const SoftmaxRows& rows, std::int64_t first, std::int64_t calls)
-      : passage_(p), rows_(rows.rows), first_(first), calls_(calls), softener_(p.logit, rows) {}
+      : passage_(p), rows_(rows.rows), row_(first), calls_(calls), softener_(p.logit, rows) {}
 
   void operator()() {
     for (due_ += rows_; due_ >= calls_ && !softener_.done(); due_ -= calls_) soften_row();
@@ -154,13 +154,17 @@ class Meanwhile {
 
  private:
   [[gnu::noinline]] void soften_row() {
-    fetch_share(passage_.next, passage_.next_bytes, first_++, 1, passage_.score.rows);
+    fetch_share(passage_.next, passage_.next_bytes, row_, 1, passage_.score.rows);
+    for (std::int64_t c = 0; c < passage_.add.columns; c += kSide) {  // added to after this group
+      __builtin_prefetch(passage_.add.c + row_ * passage_.add.ldc + c);
+    }
     softener_.step();
+    ++row_;
   }
 
   const Passage& passage_;
   const std::int64_t rows_;
-  std::int64_t first_;
+  std::int64_t row_;
   const std::int64_t calls_;
   std::int64_t due_ = 0;
   Softener<Bf16Pairs, kTile, kSide> softener_;

@@ -198,6 +198,9 @@ struct Bf16Pairs {
   static void store_rounded(std::uint16_t* at, Vector x) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), (__m256i)_mm512_cvtneps_pbh(x));
   }
+  static void store_two_rounded(std::uint16_t* at, Vector first, Vector second) {
+    _mm512_storeu_si512(at, (__m512i)_mm512_cvtne2ps_pbh(second, first));
+  }
 
  private:
   static __mmask32 first_words(std::int64_t count) {

@@ -34,26 +34,39 @@ constexpr std::int64_t panel(std::int64_t column, std::int64_t rows) {
   return column / kPanel * kPanel * rows + column % kPanel;
 }
 
+/// `Tokens` rows from `first` on; those that are missing or null are zeros.
+template <int Tokens>
+struct Rows {
+  const std::byte* at[Tokens];
+  Rows(const std::byte* const* rows, std::int64_t first, std::int64_t count) {
+    for (int i = 0; i < Tokens; ++i) {
+      const std::byte* row = first + i < count ? rows[first + i] : nullptr;
+      at[i] = row != nullptr ? row : kZeros;
+    }
+  }
+};
+
 template <typename Words, std::int64_t kTile>
 void load_keys(DType dtype, const std::byte* const* keys, std::int64_t count, std::int64_t d,
                float*, float* target) {
-  const std::int64_t depth = words(d, Words::kPerWord);
-  const std::int64_t bytes = d * static_cast<std::int64_t>(size_of(dtype));
+  constexpr std::int64_t kPer = Words::kPerWord;
+  const std::int64_t depth = words(d, kPer);
   with_dtype(dtype, [&]<DType T> {
     for (std::int64_t j = 0; j < padded(count); j += kLanes) {
-      for (std::int64_t i = j; i < std::min(j + kLanes, count); ++i) fetch(keys[i + kAhead], bytes);
-      for (std::int64_t w = 0; w < depth; w += kLanes) {
-        Vector rows[kLanes] = {};
-        for (int i = 0; i < kLanes; ++i) {
-          if (j + i < count && keys[j + i] != nullptr) {
-            rows[i] = Words::template load<T>(keys[j + i], w, d);
-          }
-        }
+      const Rows<kLanes> rows(keys, j, count);
+      const auto pack = [&](std::int64_t w, std::int64_t end) __attribute__((always_inline)) {
+        Vector loaded[kLanes];
         Vector columns[kLanes];
-        transpose(rows, columns);
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes; ++i) loaded[i] = Words::template load<T>(rows.at[i], w, end);
+        transpose(loaded, columns);
         float* block = target + panel(j, padded(depth)) + w * kPanel;
+#pragma GCC unroll 16
         for (int i = 0; i < kLanes; ++i) store(block + i * kPanel, columns[i]);
-      }
+      };
+      std::int64_t w = 0;
+      for (; (w + kLanes) * kPer <= d; w += kLanes) pack(w, (w + kLanes) * kPer);
+      if (w < depth) pack(w, d);
     }
   });
 }
@@ -62,27 +75,27 @@ void load_keys(DType dtype, const std::byte* const* keys, std::int64_t count, st
 template <typename Words, std::int64_t kTile, std::int64_t kDepthStep>
 void load_values(DType dtype, const std::byte* const* values, std::int64_t count, std::int64_t dv,
                  float* target) {
-  constexpr std::int64_t kStep = Words::kPerWord;
-  constexpr std::int64_t kRows = kTile / kStep;
-  const std::int64_t bytes = dv * static_cast<std::int64_t>(size_of(dtype));
-  const std::int64_t end = (count + kStep * kDepthStep - 1) / (kStep * kDepthStep) * kDepthStep;
+  constexpr std::int64_t kPer = Words::kPerWord;
+  constexpr std::int64_t kColumns = kPer * kLanes;  // of a vector that is loaded
+  static_assert(kPanel % kColumns == 0);
+  const std::int64_t end = (count + kPer * kDepthStep - 1) / (kPer * kDepthStep) * kDepthStep;
   with_dtype(dtype, [&]<DType T> {
-    const auto load_or_zero = [&](std::int64_t j, std::int64_t index) {
-      const bool has = j < count && values[j] != nullptr;
-      return has ? load_as_floats<T>(values[j], index, dv) : Vector{};
-    };
     for (std::int64_t row = 0; row < end; ++row) {
-      const std::int64_t j = row * kStep;
-      for (std::int64_t i = j; i < std::min(j + kStep, count); ++i) {
-        fetch(values[i + kAhead], bytes);
-      }
-      for (std::int64_t c = 0; c < padded(dv); c += kLanes) {
-        Vector words = load_or_zero(j, c);
-        if constexpr (kPairs<Words>) {  // exact: the upper halves are bf16
-          words = (Vector)((Bits)words >> 16 | ((Bits)load_or_zero(j + 1, c) & 0xffff0000u));
+      const Rows<kPer> rows(values, row * kPer, count);
+      const auto pack = [&](std::int64_t c, std::int64_t width) __attribute__((always_inline)) {
+        Vector packed[kPer];
+        const Vector first = Words::template load<T>(rows.at[0], c / kPer, width);
+        if constexpr (kPairs<Words>) {
+          Words::interleave(first, Words::template load<T>(rows.at[1], c / kPer, width), packed);
+        } else {
+          packed[0] = first;
         }
-        store(target + panel(c, kRows) + row * kPanel, words);
-      }
+        float* at = target + panel(c, kTile / kPer) + row * kPanel;
+        for (int i = 0; i < kPer; ++i) store(at + i * kLanes, packed[i]);
+      };
+      std::int64_t c = 0;
+      for (; c + kColumns <= dv; c += kColumns) pack(c, c + kColumns);
+      for (; c < padded(dv); c += kColumns) pack(c, dv);
     }
   });
 }

@@ -99,6 +99,10 @@ struct Bf16Pairs {
   static void store_rounded(std::uint16_t* at, Vector x) {
     vst1_bf16(reinterpret_cast<bfloat16_t*>(at), vcvt_bf16_f32(x));
   }
+  static void store_two_rounded(std::uint16_t* at, Vector first, Vector second) {
+    store_rounded(at, first);
+    store_rounded(at + kLanes, second);
+  }
 };
 #endif
 

@@ -98,17 +98,34 @@ void store_weights(float* scores, std::int64_t j, Vector weights) {
     store(scores + j, weights);
   }
 }
+template <typename Words>
+void store_two_weights(float* scores, std::int64_t j, Vector first, Vector second) {
+  if constexpr (kPairs<Words>) {
+    Words::store_two_rounded(reinterpret_cast<std::uint16_t*>(scores) + j, first, second);
+  } else {
+    store(scores + j, first);
+    store(scores + j + kLanes, second);
+  }
+}
 
 /// Scores [begin, end) become weights; returns their sums.
 template <typename Words, typename Weigh>
 [[gnu::always_inline]] inline Vector weigh(float* scores, std::int64_t begin, std::int64_t end,
                                            const Weigh& weigh_each) {
   Vector sums = {};
-#pragma GCC unroll 8
-  for (std::int64_t j = begin; j < end; j += kLanes) {
-    const Vector weights = weigh_each(load(scores + j));
-    sums += weights;
-    store_weights<Words>(scores, j, weights);
+  std::int64_t j = begin;
+#pragma GCC unroll 4
+  for (; j + 2 * kLanes <= end; j += 2 * kLanes) {
+    const Vector first = weigh_each(load(scores + j));
+    const Vector second = weigh_each(load(scores + j + kLanes));
+    sums += first;
+    sums += second;
+    store_two_weights<Words>(scores, j, first, second);
+  }
+  if (j < end) {
+    const Vector last = weigh_each(load(scores + j));
+    sums += last;
+    store_weights<Words>(scores, j, last);
   }
   return sums;
 }
