@@ -25,9 +25,8 @@ inline void store(float* at, Vector x) { _mm512_storeu_ps(at, x); }
 inline Vector broadcast(float x) { return _mm512_set1_ps(x); }
 inline Vector fma(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
 inline Vector most(Vector a, Vector b) { return _mm512_max_ps(a, b); }
-inline float sum_lanes(Vector x) { return _mm512_reduce_add_ps(x); }
 inline float largest_lane(Vector x) { return _mm512_reduce_max_ps(x); }
-/// Of each of four vectors, by the tree of _mm512_reduce_add_ps and _mm512_reduce_max_ps.
+/// Of each of four vectors: halves, then their halves, and so on.
 template <typename Combine>
 Four reduce_four(const Vector* x, const Combine& combine) {
   const auto halves = [&](Vector a, Vector b) {
@@ -43,6 +42,10 @@ Four reduce_four(const Vector* x, const Combine& combine) {
 }
 inline Four sums_of_four(const Vector* x) {
   return reduce_four(x, [](Vector a, Vector b) { return a + b; });
+}
+inline float sum_lanes(Vector x) {
+  const Vector same[4] = {x, x, x, x};
+  return sums_of_four(same)[0];
 }
 inline Four largest_of_four(const Vector* x) { return reduce_four(x, most); }
 
