@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <utility>
 
 #include "octavo/dtype.h"
@@ -31,6 +32,17 @@ constexpr std::int64_t words(std::int64_t count, std::int64_t per_word) {
   constexpr std::int64_t kCacheLine = 64;
   if (row == nullptr) return;
   for (std::int64_t i = 0; i < bytes; i += kCacheLine) __builtin_prefetch(row + i, 0, 2);
+}
+
+/// Fetches some of the rows that are wanted next: what falls to [first, first + count) of so many
+/// shares. Null rows are none.
+[[gnu::always_inline]] inline void fetch_share(std::span<const std::byte* const> rows,
+                                               std::int64_t bytes, std::int64_t first,
+                                               std::int64_t count, std::int64_t shares) {
+  const auto size = static_cast<std::int64_t>(rows.size());
+  for (std::int64_t i = size * first / shares; i < size * (first + count) / shares; ++i) {
+    fetch(rows[static_cast<std::size_t>(i)], bytes);
+  }
 }
 
 /// Keys of a tile: [begin, end).
@@ -90,18 +102,49 @@ struct InPlace {
   std::int64_t pitch;        ///< floats from row to row of Q or O
 };
 
-/// What one tile does to a row of queries.
-struct SoftmaxRow {
-  float* scores;                ///< [columns]: dot products in, weights out
-  std::int64_t columns;         ///< a multiple of kStripe
-  Span span;                    ///< holds the keys that the row sees
-  const std::int32_t* visible;  ///< [columns]: -1 where the row sees the key, else 0; null: all
-  float slope;                  ///< of ALiBi
-  std::int64_t distance;        ///< position of the tile's first key less the query's
-  float* largest;               ///< so far, in units of log2
-  float* sum;                   ///< of the weights so far
-  float* out;                   ///< [width]
+/// Rows of queries that stand together, and what one tile does to them.
+struct SoftmaxRows {
+  std::int64_t rows;
+  float* scores;  ///< [rows, pitch]: dot products in, weights out
+  std::int64_t pitch;
+  std::int64_t columns;           ///< a multiple of kStripe
+  const Span* spans;              ///< [rows]: the keys that a row sees, or the bounds of `visible`
+  const std::int32_t* visible;    ///< [columns], of a single row: -1 where it sees the key, else 0
+  const float* slopes;            ///< [rows]: of ALiBi
+  const std::int64_t* positions;  ///< [rows]
+  std::int64_t tile;              ///< position of the tile's first key
+  float* largest;                 ///< [rows], in units of log2: what scores are taken relative to
+  float* sum;                     ///< [rows]: of the weights so far
+  float* out;                     ///< [rows, width]
   std::int64_t width;
+
+  /// Whether a row sees every column.
+  bool sees_all(std::int64_t row) const {
+    return visible == nullptr && spans[row].begin == 0 && spans[row].end == columns;
+  }
+  SoftmaxRows from(std::int64_t first, std::int64_t count) const {
+    SoftmaxRows part = *this;
+    part.rows = count;
+    part.scores += first * pitch;
+    part.spans += first;
+    part.slopes += first;
+    part.positions += first;
+    part.largest += first;
+    part.sum += first;
+    part.out += first * width;
+    return part;
+  }
+};
+
+/// A tile's keys and values as they come to rows of queries, and the rows of K and V that are
+/// fetched meanwhile.
+struct Passage {
+  Product score;  ///< of Q and K; C is the rows' scores
+  Product add;    ///< of the weights, which take the scores' place, and V; C is O
+  SoftmaxRows softmax;
+  Logit logit;
+  std::span<const std::byte* const> next;  ///< rows wanted soon; null where none is
+  std::int64_t next_bytes;                 ///< of each
 };
 
 /// For few rows: K and V are read where they lie. Rows of Q, weights and O are [heads, rows].
@@ -115,7 +158,7 @@ struct InPlaceMath {
   /// give TileMath's.
   void (*score_as_packed)(const InPlace& keys, const float* q, float* scores,
                           std::int64_t scores_pitch) = nullptr;
-  void (*soften)(const Logit& logit, const SoftmaxRow& row) = nullptr;
+  void (*soften)(const Logit& logit, const SoftmaxRows& rows) = nullptr;
   bool (*finite)(const InPlace& values) = nullptr;
   /// out += weights . V
   void (*add)(const InPlace& values, const float* weights, std::int64_t weights_pitch,
@@ -142,15 +185,18 @@ struct TileMath {
   /// out += weights . V over the visible keys alone.
   void (*add_visible)(const float* weights, const std::int32_t* visible, std::int64_t keys,
                       const float* values, float* out, std::int64_t width);
-  /// Scores become weights, in words; the row's sum and output are brought to the new largest
-  /// score.
-  void (*soften)(const Logit& logit, const SoftmaxRow& row);
+  /// Scores become weights, in words; where a row's largest score grows much, its sum and output
+  /// are brought to it.
+  void (*soften)(const Logit& logit, const SoftmaxRows& rows);
   /// total = total * before + part * after
   void (*combine)(float* total, float before, const float* part, float after, std::int64_t width);
   void (*store)(DType dtype, void* target, const float* source, std::int64_t count);
   double multiply_adds_per_us;  ///< of a thread on long prompts, to within a factor of 2
 
   InPlaceMath in_place = {};
+  /// `score`, the softmax and `add` of any rows, with the bits that they give one after the other;
+  /// null where nothing is gained. Takes `visible` as null, and hidden values as finite.
+  void (*pass)(const Passage& passage) = nullptr;
 };
 
 /// Of the portable kernel: the instance for this processor's widest vectors. The bits are the same

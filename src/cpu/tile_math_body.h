@@ -218,7 +218,7 @@ OCTAVO_TARGET inline Integers lane_numbers(std::integer_sequence<int, Lane...>) 
 }
 
 /// A dot product as a logit in units of log2. `j` counts keys in the tile.
-OCTAVO_TARGET inline Vector to_logit(const Logit& logit, const SoftmaxRow& row, Vector dot,
+OCTAVO_TARGET inline Vector to_logit(const Logit& logit, const SoftmaxRows& row, Vector dot,
                                      std::int64_t j) {
   if (logit.cap == 0 && !logit.alibi) {
     return dot * static_cast<float>(static_cast<double>(logit.factor) * kLog2e);
@@ -226,8 +226,9 @@ OCTAVO_TARGET inline Vector to_logit(const Logit& logit, const SoftmaxRow& row, 
   Vector x = dot * logit.factor;
   if (logit.cap != 0) x = logit.cap * tanh(x / logit.cap);
   if (logit.alibi) {
-    const Integers away = lane_numbers(Lanes{}) + static_cast<std::int32_t>(row.distance + j);
-    x += row.slope * __builtin_convertvector(away, Vector);
+    const std::int64_t first = row.tile - row.positions[0] + j;
+    const Integers away = lane_numbers(Lanes{}) + static_cast<std::int32_t>(first);
+    x += row.slopes[0] * __builtin_convertvector(away, Vector);
   }
   return x * static_cast<float>(kLog2e);
 }
@@ -262,21 +263,31 @@ OCTAVO_TARGET inline float sum_stripe(Vector* sums) {
 }
 
 /// Only -inf and NaN so far: weights are 0 where the score is -inf.
-OCTAVO_TARGET [[gnu::noinline]] void soften_without_largest(const SoftmaxRow& row) {
+OCTAVO_TARGET [[gnu::noinline]] void soften_without_largest(const SoftmaxRows& row) {
   for (std::int64_t j = 0; j < row.columns; ++j) {
     if (row.scores[j] == -kInfinity) row.scores[j] = 0;
     *row.sum += row.scores[j];
   }
 }
 
-OCTAVO_TARGET void soften(const Logit& logit, const SoftmaxRow& row) {
+/// -inf in place of the keys that the first row does not see.
+OCTAVO_TARGET inline Vector hide(const SoftmaxRows& row, Vector x, std::int64_t j) {
+  if (row.visible != nullptr) {
+    return load_as<Integers>(row.visible + j) != 0 ? x : Vector{} - kInfinity;
+  }
+  const Integers lanes = lane_numbers(Lanes{}) + static_cast<std::int32_t>(j);
+  const Integers sees = (lanes >= row.spans[0].begin) & (lanes < row.spans[0].end);
+  return sees != 0 ? x : Vector{} - kInfinity;
+}
+
+/// The first of the rows.
+OCTAVO_TARGET void soften_row(const Logit& logit, const SoftmaxRows& row) {
   float* scores = row.scores;
+  const bool sees_all = row.sees_all(0);
   Vector most = Vector{} + *row.largest;
   for (std::int64_t j = 0; j < row.columns; j += kLanes) {
     Vector x = to_logit(logit, row, load(scores + j), j);
-    if (row.visible != nullptr) {
-      x = load_as<Integers>(row.visible + j) != 0 ? x : Vector{} - kInfinity;
-    }
+    if (!sees_all) x = hide(row, x, j);
     most = x > most ? x : most;  // never NaN
     store(scores + j, x);
   }
@@ -303,6 +314,10 @@ OCTAVO_TARGET void soften(const Logit& logit, const SoftmaxRow& row) {
   for (std::int64_t c = 0; c < row.width; c += kLanes) {
     store(row.out + c, load(row.out + c) * decay + 0.0f);
   }
+}
+
+OCTAVO_TARGET void soften(const Logit& logit, const SoftmaxRows& rows) {
+  for (std::int64_t r = 0; r < rows.rows; ++r) soften_row(logit, rows.from(r, 1));
 }
 
 OCTAVO_TARGET void combine(float* total, float before, const float* part, float after,

@@ -5,10 +5,10 @@
 //   Vector, kLanes              floats of a register
 //   kMostVectors, kBlockRows    a block of sums: with its operands it fills the registers
 //   kRowsInPlace                rows whose sums with four keys, or four vectors, fill the registers
-//   load, store, broadcast, fma, round to integers
+//   load, store, broadcast, fma
 //   most(a, b)                  a > b ? a : b in each lane: b where either is NaN
-//   scale(x, n)                 x 2^n, or 0 where 2^n is none of the normal numbers
 //   sum_lanes, largest_lane     of one vector
+//   sums_of_four, largest_of_four  of each of four vectors, with the same bits
 //   sum_each(x)                 lane i: the sum of the lanes of vector i
 //   load_as_floats<T>(row, index, end)     elements [index, index + kLanes) of a row; those from
 //                               `end` on are 0 and not touched
@@ -22,6 +22,13 @@
 #include <cstring>
 
 #include "octavo/dtype.h"
+
+namespace octavo {
+namespace {
+using Four = float __attribute__((vector_size(16)));
+}  // namespace
+}  // namespace octavo
+
 #if defined(__AVX512F__)
 #include "cpu/vector_avx512.h"
 #elif defined(__AVX2__)

@@ -23,14 +23,6 @@ inline void store(float* at, Vector x) { _mm256_storeu_ps(at, x); }
 inline Vector broadcast(float x) { return _mm256_set1_ps(x); }
 inline Vector fma(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
 inline Vector most(Vector a, Vector b) { return _mm256_max_ps(a, b); }
-inline Vector round(Vector x) {
-  return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-}
-inline Vector scale(Vector x, Vector n) {  // 2^-127 is 0
-  const __m256i exponent = _mm256_cvtps_epi32(most(broadcast(-127), n));
-  return x * _mm256_castsi256_ps(
-                 _mm256_slli_epi32(_mm256_add_epi32(exponent, _mm256_set1_epi32(127)), 23));
-}
 inline float sum_lanes(Vector x) {
   const __m128 four = _mm256_castps256_ps128(x) + _mm256_extractf128_ps(x, 1);
   const __m128 two = four + _mm_movehl_ps(four, four);
@@ -41,6 +33,23 @@ inline float largest_lane(Vector x) {
   const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
   return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
+/// Of each of four vectors, in the order of sum_lanes and largest_lane.
+template <typename Combine>
+Four reduce_four(const Vector* x, const Combine& combine) {
+  const auto halves = [&](Vector a, Vector b) {
+    return combine(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
+  };
+  const Vector ab = halves(x[0], x[1]);
+  const Vector cd = halves(x[2], x[3]);
+  const Vector pairs = combine(_mm256_shuffle_ps(ab, cd, 0x44), _mm256_shuffle_ps(ab, cd, 0xee));
+  const Vector acbd =
+      combine(_mm256_shuffle_ps(pairs, pairs, 0x88), _mm256_shuffle_ps(pairs, pairs, 0xdd));
+  return _mm_unpacklo_ps(_mm256_castps256_ps128(acbd), _mm256_extractf128_ps(acbd, 1));
+}
+inline Four sums_of_four(const Vector* x) {
+  return reduce_four(x, [](Vector a, Vector b) { return a + b; });
+}
+inline Four largest_of_four(const Vector* x) { return reduce_four(x, most); }
 
 template <DType T>
 Vector load_as_floats(const std::byte* row, std::int64_t index, std::int64_t end) {

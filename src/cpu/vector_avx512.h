@@ -25,12 +25,29 @@ inline void store(float* at, Vector x) { _mm512_storeu_ps(at, x); }
 inline Vector broadcast(float x) { return _mm512_set1_ps(x); }
 inline Vector fma(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
 inline Vector most(Vector a, Vector b) { return _mm512_max_ps(a, b); }
-inline Vector scale(Vector x, Vector n) { return _mm512_scalef_ps(x, n); }
-inline float sum_lanes(Vector x) { return _mm512_reduce_add_ps(x); }
 inline float largest_lane(Vector x) { return _mm512_reduce_max_ps(x); }
-inline Vector round(Vector x) {
-  return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+/// Of each of four vectors: halves, then their halves, and so on.
+template <typename Combine>
+Four reduce_four(const Vector* x, const Combine& combine) {
+  const auto halves = [&](Vector a, Vector b) {
+    return combine(_mm512_shuffle_f32x4(a, b, 0x44), _mm512_shuffle_f32x4(a, b, 0xee));
+  };
+  const Vector ab = halves(x[0], x[1]);
+  const Vector cd = halves(x[2], x[3]);
+  Vector y = combine(_mm512_shuffle_f32x4(ab, cd, 0x88), _mm512_shuffle_f32x4(ab, cd, 0xdd));
+  y = combine(y, _mm512_permute_ps(y, 0x4e));
+  y = combine(y, _mm512_permute_ps(y, 0xb1));
+  const __m512i first_of_each = _mm512_castsi128_si512(_mm_setr_epi32(0, 4, 8, 12));
+  return _mm512_castps512_ps128(_mm512_permutexvar_ps(first_of_each, y));
 }
+inline Four sums_of_four(const Vector* x) {
+  return reduce_four(x, [](Vector a, Vector b) { return a + b; });
+}
+inline float sum_lanes(Vector x) {
+  const Vector same[4] = {x, x, x, x};
+  return sums_of_four(same)[0];
+}
+inline Four largest_of_four(const Vector* x) { return reduce_four(x, most); }
 
 inline __mmask16 first_lanes(std::int64_t count) {
   return count >= kLanes ? 0xffff
@@ -183,6 +200,9 @@ struct Bf16Pairs {
   }
   static void store_rounded(std::uint16_t* at, Vector x) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(at), (__m256i)_mm512_cvtneps_pbh(x));
+  }
+  static void store_two_rounded(std::uint16_t* at, Vector first, Vector second) {
+    _mm512_storeu_si512(at, (__m512i)_mm512_cvtne2ps_pbh(second, first));
   }
 
  private:

@@ -5,21 +5,16 @@
 #pragma once
 
 #include <algorithm>
-#include <limits>
 #include <type_traits>
 
 #include "cpu/convert.h"
 #include "cpu/tile_math.h"
 #include "cpu/vector.h"
 #include "cpu/vector_in_place.h"
+#include "cpu/vector_softmax.h"
 
 namespace octavo {
 namespace {
-
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
-template <typename Words>
-constexpr bool kPairs = Words::kPerWord == 2;
 
 template <typename Words>
 void load_query(DType dtype, const std::byte* row, std::int64_t d, float* target) {
@@ -39,26 +34,39 @@ constexpr std::int64_t panel(std::int64_t column, std::int64_t rows) {
   return column / kPanel * kPanel * rows + column % kPanel;
 }
 
+/// `Tokens` rows from `first` on; those that are missing or null are zeros.
+template <int Tokens>
+struct Rows {
+  const std::byte* at[Tokens];
+  Rows(const std::byte* const* rows, std::int64_t first, std::int64_t count) {
+    for (int i = 0; i < Tokens; ++i) {
+      const std::byte* row = first + i < count ? rows[first + i] : nullptr;
+      at[i] = row != nullptr ? row : kZeros;
+    }
+  }
+};
+
 template <typename Words, std::int64_t kTile>
 void load_keys(DType dtype, const std::byte* const* keys, std::int64_t count, std::int64_t d,
                float*, float* target) {
-  const std::int64_t depth = words(d, Words::kPerWord);
-  const std::int64_t bytes = d * static_cast<std::int64_t>(size_of(dtype));
+  constexpr std::int64_t kPer = Words::kPerWord;
+  const std::int64_t depth = words(d, kPer);
   with_dtype(dtype, [&]<DType T> {
     for (std::int64_t j = 0; j < padded(count); j += kLanes) {
-      for (std::int64_t i = j; i < std::min(j + kLanes, count); ++i) fetch(keys[i + kAhead], bytes);
-      for (std::int64_t w = 0; w < depth; w += kLanes) {
-        Vector rows[kLanes] = {};
-        for (int i = 0; i < kLanes; ++i) {
-          if (j + i < count && keys[j + i] != nullptr) {
-            rows[i] = Words::template load<T>(keys[j + i], w, d);
-          }
-        }
+      const Rows<kLanes> rows(keys, j, count);
+      const auto pack = [&](std::int64_t w, std::int64_t end) __attribute__((always_inline)) {
+        Vector loaded[kLanes];
         Vector columns[kLanes];
-        transpose(rows, columns);
+#pragma GCC unroll 16
+        for (int i = 0; i < kLanes; ++i) loaded[i] = Words::template load<T>(rows.at[i], w, end);
+        transpose(loaded, columns);
         float* block = target + panel(j, padded(depth)) + w * kPanel;
+#pragma GCC unroll 16
         for (int i = 0; i < kLanes; ++i) store(block + i * kPanel, columns[i]);
-      }
+      };
+      std::int64_t w = 0;
+      for (; (w + kLanes) * kPer <= d; w += kLanes) pack(w, (w + kLanes) * kPer);
+      if (w < depth) pack(w, d);
     }
   });
 }
@@ -67,27 +75,27 @@ void load_keys(DType dtype, const std::byte* const* keys, std::int64_t count, st
 template <typename Words, std::int64_t kTile, std::int64_t kDepthStep>
 void load_values(DType dtype, const std::byte* const* values, std::int64_t count, std::int64_t dv,
                  float* target) {
-  constexpr std::int64_t kStep = Words::kPerWord;
-  constexpr std::int64_t kRows = kTile / kStep;
-  const std::int64_t bytes = dv * static_cast<std::int64_t>(size_of(dtype));
-  const std::int64_t end = (count + kStep * kDepthStep - 1) / (kStep * kDepthStep) * kDepthStep;
+  constexpr std::int64_t kPer = Words::kPerWord;
+  constexpr std::int64_t kColumns = kPer * kLanes;  // of a vector that is loaded
+  static_assert(kPanel % kColumns == 0);
+  const std::int64_t end = (count + kPer * kDepthStep - 1) / (kPer * kDepthStep) * kDepthStep;
   with_dtype(dtype, [&]<DType T> {
-    const auto load_or_zero = [&](std::int64_t j, std::int64_t index) {
-      const bool has = j < count && values[j] != nullptr;
-      return has ? load_as_floats<T>(values[j], index, dv) : Vector{};
-    };
     for (std::int64_t row = 0; row < end; ++row) {
-      const std::int64_t j = row * kStep;
-      for (std::int64_t i = j; i < std::min(j + kStep, count); ++i) {
-        fetch(values[i + kAhead], bytes);
-      }
-      for (std::int64_t c = 0; c < padded(dv); c += kLanes) {
-        Vector words = load_or_zero(j, c);
-        if constexpr (kPairs<Words>) {  // exact: the upper halves are bf16
-          words = (Vector)((Bits)words >> 16 | ((Bits)load_or_zero(j + 1, c) & 0xffff0000u));
+      const Rows<kPer> rows(values, row * kPer, count);
+      const auto pack = [&](std::int64_t c, std::int64_t width) __attribute__((always_inline)) {
+        Vector packed[kPer];
+        const Vector first = Words::template load<T>(rows.at[0], c / kPer, width);
+        if constexpr (kPairs<Words>) {
+          Words::interleave(first, Words::template load<T>(rows.at[1], c / kPer, width), packed);
+        } else {
+          packed[0] = first;
         }
-        store(target + panel(c, kRows) + row * kPanel, words);
-      }
+        float* at = target + panel(c, kTile / kPer) + row * kPanel;
+        for (int i = 0; i < kPer; ++i) store(at + i * kLanes, packed[i]);
+      };
+      std::int64_t c = 0;
+      for (; c + kColumns <= dv; c += kColumns) pack(c, c + kColumns);
+      for (; c < padded(dv); c += kColumns) pack(c, dv);
     }
   });
 }
@@ -174,141 +182,6 @@ void multiply_columns(const Product& p, std::int64_t column) {
 template <typename Words>
 void multiply(const Product& p) {
   multiply_columns<Words, kMostVectors>(p, 0);
-}
-
-/// 2^x for x <= 0 but for rounding; exactly 1 at 0. Polynomials of least relative error on [-1/2,
-/// 1/2]: 1e-7, and 3e-6 where the result is rounded to bf16.
-template <bool kCoarse>
-Vector exp2_negative(Vector x) {
-  x = most(broadcast(-200.0f), x);  // NaN stays
-  const Vector n = round(x);
-  const Vector f = x - n;
-  Vector y;
-  if constexpr (kCoarse) {
-    y = fma(broadcast(9.58286e-3f), f, broadcast(5.590643e-2f));
-    y = fma(y, f, broadcast(2.4024099e-1f));
-    y = fma(y, f, broadcast(6.9312419e-1f));
-  } else {
-    y = fma(broadcast(1.32647e-3f), f, broadcast(9.67151e-3f));
-    y = fma(y, f, broadcast(5.550734e-2f));
-    y = fma(y, f, broadcast(2.4022242e-1f));
-    y = fma(y, f, broadcast(6.9314698e-1f));
-  }
-  return scale(fma(y, f, broadcast(1.0f)), n);
-}
-
-inline Vector tanh(Vector x) {
-  const Bits sign = (Bits)x & 0x80000000u;
-  const Vector magnitude = (Vector)((Bits)x ^ sign);
-  const Vector e = exp2_negative<false>(magnitude * static_cast<float>(-2 * kLog2e));
-  return (Vector)((Bits)((1.0f - e) / (1.0f + e)) | sign);
-}
-
-/// A dot product as a logit in units of log2. `j` counts keys in the tile.
-inline Vector to_logit(const Logit& logit, const SoftmaxRow& row, Vector dot, std::int64_t j) {
-  Vector x = dot * logit.factor;
-  if (logit.cap != 0) x = tanh(x / logit.cap) * logit.cap;
-  if (logit.alibi) {
-    Integers away;
-    for (int lane = 0; lane < kLanes; ++lane) away[lane] = lane;
-    away += static_cast<std::int32_t>(row.distance + j);
-    x = fma(broadcast(row.slope), __builtin_convertvector(away, Vector), x);
-  }
-  return x * static_cast<float>(kLog2e);
-}
-
-template <typename Words>
-void store_weights(float* scores, std::int64_t j, Vector weights) {
-  if constexpr (kPairs<Words>) {
-    Words::store_rounded(reinterpret_cast<std::uint16_t*>(scores) + j, weights);
-  } else {
-    store(scores + j, weights);
-  }
-}
-
-/// Scores [begin, end) become weights; returns their sum.
-template <typename Words, typename Weigh>
-[[gnu::always_inline]] inline float weigh(float* scores, std::int64_t begin, std::int64_t end,
-                                          const Weigh& weigh_each) {
-  Vector sums = {};
-#pragma GCC unroll 8
-  for (std::int64_t j = begin; j < end; j += kLanes) {
-    const Vector weights = weigh_each(load(scores + j));
-    sums += weights;
-    store_weights<Words>(scores, j, weights);
-  }
-  return sum_lanes(sums);
-}
-
-/// The sum and the output so far, and what is added to the sum, come to a larger score.
-inline void grow(const SoftmaxRow& row, float largest, float sum) {
-  if (*row.largest == largest) {
-    *row.sum += sum;
-    return;
-  }
-  if (*row.largest == -kInfinity && *row.sum == 0) {  // the first keys
-    *row.sum = sum;
-    *row.largest = largest;
-    return;
-  }
-  const Vector decay = exp2_negative<false>(broadcast(*row.largest - largest));
-  *row.sum = *row.sum * decay[0] + sum;
-  *row.largest = largest;
-  // The product may be -0; adding 0 makes it 0.
-  for (std::int64_t c = 0; c < row.width; c += kLanes) {
-    store(row.out + c, fma(load(row.out + c), decay, Vector{}));
-  }
-}
-
-/// Dot products [begin, end), of which each largest was found, become weights.
-template <typename Words>
-[[gnu::always_inline]] inline void weigh_row(const SoftmaxRow& row, Vector largest_each,
-                                             float factor, std::int64_t begin, std::int64_t end) {
-  const float largest = std::max(largest_lane(largest_each) * factor, *row.largest);
-  if (largest == -kInfinity) {  // only -inf and NaN so far
-    *row.sum += weigh<Words>(row.scores, begin, end,
-                             [](Vector x) { return x == -kInfinity ? Vector{} : x; });
-    return;
-  }
-  const Vector less = broadcast(-largest);
-  const float sum = weigh<Words>(row.scores, begin, end, [&](Vector x) {
-    return exp2_negative<kPairs<Words>>(fma(x, broadcast(factor), less));
-  });
-  grow(row, largest, sum);
-}
-
-/// Dot products are scaled no earlier than their exponentials are taken, where nothing else is done
-/// to them. `kDepthStep`: the words of weights that `multiply` takes at once.
-template <typename Words, std::int64_t kTile, std::int64_t kDepthStep>
-void soften(const Logit& logit, const SoftmaxRow& row) {
-  float* scores = row.scores;
-  const bool plain = logit.cap == 0 && !logit.alibi && logit.factor > 0;
-  const float factor = plain ? logit.factor * static_cast<float>(kLog2e) : 1;
-  Vector largest_each = broadcast(-kInfinity);
-  if (plain && row.visible == nullptr && row.columns == kTile) {
-#pragma GCC unroll 8
-    for (std::int64_t j = 0; j < kTile; j += kLanes) {
-      largest_each = most(load(scores + j), largest_each);  // never NaN
-    }
-    return weigh_row<Words>(row, largest_each, factor, 0, kTile);
-  }
-
-  const std::int64_t begin = row.span.begin / kLanes * kLanes;
-  const std::int64_t end = (row.span.end + kLanes - 1) / kLanes * kLanes;
-  for (std::int64_t j = begin; j < end; j += kLanes) {
-    Vector x = load(scores + j);
-    if (!plain) x = to_logit(logit, row, x, j);
-    if (row.visible != nullptr) {
-      x = load_vector<Integers>(row.visible + j) != 0 ? x : broadcast(-kInfinity);
-    }
-    store(scores + j, x);
-    largest_each = most(x, largest_each);
-  }
-  weigh_row<Words>(row, largest_each, factor, begin, end);
-  constexpr std::int64_t kKeys = kDepthStep * Words::kPerWord;
-  const std::int64_t whole = (row.columns + kKeys - 1) / kKeys * kKeys;
-  for (std::int64_t j = 0; j < begin; j += kLanes) store_weights<Words>(scores, j, Vector{});
-  for (std::int64_t j = end; j < whole; j += kLanes) store_weights<Words>(scores, j, Vector{});
 }
 
 inline void combine(float* total, float before, const float* part, float after,

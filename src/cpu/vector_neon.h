@@ -24,13 +24,14 @@ inline void store(float* at, Vector x) { vst1q_f32(at, x); }
 inline Vector broadcast(float x) { return vdupq_n_f32(x); }
 inline Vector fma(Vector a, Vector b, Vector c) { return vfmaq_f32(c, a, b); }
 inline Vector most(Vector a, Vector b) { return vbslq_f32(vcgtq_f32(a, b), a, b); }
-inline Vector round(Vector x) { return vrndnq_f32(x); }
-inline Vector scale(Vector x, Vector n) {  // 2^-127 is 0
-  const int32x4_t exponent = vcvtq_s32_f32(most(broadcast(-127), n));
-  return x * vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(exponent, vdupq_n_s32(127)), 23));
-}
 inline float sum_lanes(Vector x) { return vaddvq_f32(x); }
 inline float largest_lane(Vector x) { return vmaxvq_f32(x); }
+inline Four sums_of_four(const Vector* x) {
+  return vpaddq_f32(vpaddq_f32(x[0], x[1]), vpaddq_f32(x[2], x[3]));
+}
+inline Four largest_of_four(const Vector* x) {
+  return vpmaxq_f32(vpmaxq_f32(x[0], x[1]), vpmaxq_f32(x[2], x[3]));
+}
 
 template <DType T>
 Vector load_as_floats(const std::byte* row, std::int64_t index, std::int64_t end) {
@@ -61,9 +62,7 @@ Vector load_as_floats(const std::byte* row, std::int64_t index, std::int64_t end
   }
 }
 
-inline Vector sum_each(const Vector* x) {
-  return vpaddq_f32(vpaddq_f32(x[0], x[1]), vpaddq_f32(x[2], x[3]));
-}
+inline Vector sum_each(const Vector* x) { return sums_of_four(x); }
 
 [[gnu::always_inline]] inline void transpose(const Vector* rows, Vector* columns) {
   const auto doubles = [](Vector x) { return vreinterpretq_f64_f32(x); };
@@ -99,6 +98,10 @@ struct Bf16Pairs {
   }
   static void store_rounded(std::uint16_t* at, Vector x) {
     vst1_bf16(reinterpret_cast<bfloat16_t*>(at), vcvt_bf16_f32(x));
+  }
+  static void store_two_rounded(std::uint16_t* at, Vector first, Vector second) {
+    store_rounded(at, first);
+    store_rounded(at + kLanes, second);
   }
 };
 #endif

@@ -27,6 +27,7 @@ namespace {
 
 constexpr std::int64_t kRows = 256;       // most rows of a block
 constexpr std::int64_t kRowsAtOnce = 64;  // from Q to O: their scores stay in the nearest caches
+constexpr std::int64_t kRowsBetweenFetches = 4;
 constexpr std::int64_t kFewestRows = 32;  // fewer would make loading keys as dear as using them
 constexpr std::int64_t kSplit = 1024;     // tokens
 constexpr std::int64_t kFewRows = 8;      // of a request and KV head: packing K and V does not pay
@@ -173,10 +174,7 @@ class Walk {
   struct Row {
     std::int64_t query;  // its row of Q and of the output
     std::int64_t head;
-    std::int64_t position;
     KeyRange keys;  // that it sees
-    Logit logit;
-    float slope;  // of ALiBi
   };
 
   State partial(std::int64_t split) const {
@@ -197,11 +195,10 @@ class Walk {
     const std::int64_t group = p_.group();
     std::int64_t r = 0;
     for (std::int64_t h = block_.kv_head; h < block_.kv_head + block_.heads; ++h) {
-      const Logit of_head = logit(h);
       std::int64_t token = block_.row_begin / group;
       std::int64_t member = block_.row_begin % group;
       for (std::int64_t i = 0; i < rows_of_head(); ++i, ++r) {
-        load_query(r, token, h * group + member, of_head);
+        load_query(r, token, h * group + member);
         if (++member == group) {
           member = 0;
           ++token;
@@ -210,12 +207,12 @@ class Walk {
     }
   }
 
-  void load_query(std::int64_t r, std::int64_t token, std::int64_t head, const Logit& of_head) {
-    const std::int64_t position = request_.position(token);
-    KeyRange keys = visible_keys(p_.mask, position, request_.kv_len);
+  void load_query(std::int64_t r, std::int64_t token, std::int64_t head) {
+    positions_[r] = request_.position(token);
+    KeyRange keys = visible_keys(p_.mask, positions_[r], request_.kv_len);
     if (keys.begin >= keys.end) keys = {0, 0};
-    const float slope = p_.alibi ? call_.arguments.alibi_slopes[static_cast<std::size_t>(head)] : 0;
-    rows_[r] = {request_.q_begin + token, head, position, keys, of_head, slope};
+    slopes_[r] = p_.alibi ? call_.arguments.alibi_slopes[static_cast<std::size_t>(head)] : 0;
+    rows_[r] = {request_.q_begin + token, head, keys};
     const TensorView<3>& view = call_.arguments.q;
     const std::int64_t offset = rows_[r].query * view.stride[0] + head * view.stride[1];
     const auto* query = static_cast<const std::byte*>(view.data) +
@@ -262,9 +259,11 @@ class Walk {
     const std::byte* found[4 * kMostTile];
     find_tile(tile, keys, found);
     const InPlace all = in_place(call_.arguments.k, found, keys, p_.d, q_pitch_);
-    score_in_place(p_, math_)(all, scratch_.q, scores(0), math_.tile);
-    for (std::int64_t r = 0; r < block_.rows; ++r) {
-      soften(math_.in_place.soften, r, tile, keys, masked);
+    score_in_place(p_, math_)(all, scratch_.q, scratch_.scores, math_.tile);
+    for (std::int64_t h = 0; h < block_.heads; ++h) {
+      const std::int64_t first = h * rows_of_head();
+      soften(math_.in_place.soften, logit(block_.kv_head + h),
+             softmax_rows(first, rows_of_head(), scores(first), tile, keys));
     }
     add_in_place(tile, keys, masked, found + keys);
   }
@@ -277,60 +276,79 @@ class Walk {
     math_.load_values(p_.kv, found + keys, keys, p_.dv, scratch_.v);
     // A hidden value may be infinite or NaN, and then 0 times it is not 0.
     const bool each = masked && !math_.all_finite(scratch_.v, keys, width_);
+    const std::span<const std::byte* const> next(found + 2 * keys, 2 * kMostTile);
+    if (math_.pass != nullptr && p_.mask.kind != MaskKind::bits && !each) {
+      return math_.pass(passage(first, last, tile, keys, masked, next));
+    }
     std::int64_t end;
     for (std::int64_t begin = first; begin < last; begin = end) {
       end = std::min(last, begin + kRowsAtOnce);
-      score(begin, end, keys, masked);
-      for (std::int64_t r = begin; r < end; ++r) {
-        fetch_share(found + 2 * keys, r - first, last - first);
-        soften(math_.soften, r, tile, keys, masked);
+      const Passage rows = passage(begin, end, tile, keys, masked, next);
+      math_.multiply(rows.score);
+      for (std::int64_t r = begin; r < end; r += kRowsBetweenFetches) {
+        const std::int64_t count = std::min(kRowsBetweenFetches, end - r);
+        fetch_share(next, rows.next_bytes, r - first, count, last - first);
+        soften(math_.soften, rows.logit, rows.softmax.from(r - begin, count));
       }
       if (!each) {
-        add(begin, end, keys, masked);
+        math_.multiply(rows.add);
       } else {
-        for (std::int64_t r = begin; r < end; ++r) add_visible(r, tile, keys);
+        for (std::int64_t r = begin; r < end; ++r) add_visible(r, scores(r - begin), tile, keys);
       }
-    }
-  }
-
-  /// Fetches one of so many shares of the next tile. Inlined for the reason of `fetch`.
-  [[gnu::always_inline]] inline void fetch_share(const std::byte* const* tokens, std::int64_t share,
-                                                 std::int64_t shares) const {
-    constexpr std::int64_t kTokens = 2 * kMostTile;  // keys and values
-    const std::int64_t bytes = std::min(p_.d, p_.dv) * static_cast<std::int64_t>(size_of(p_.kv));
-    for (std::int64_t i = kTokens * share / shares; i < kTokens * (share + 1) / shares; ++i) {
-      fetch(tokens[i], bytes);
     }
   }
 
   float* scores(std::int64_t row) const { return scratch_.scores + row * math_.tile; }
 
-  void score(std::int64_t begin, std::int64_t end, std::int64_t keys, bool masked) {
+  /// Of rows [begin, end), whose scores lie first in scratch.
+  Passage passage(std::int64_t begin, std::int64_t end, std::int64_t tile, std::int64_t keys,
+                  bool masked, std::span<const std::byte* const> next) const {
     const std::int64_t depth = words(p_.d, math_.per_word);
-    math_.multiply({end - begin, padded(keys), depth, scratch_.q + begin * q_pitch_, q_pitch_,
-                    scratch_.k, padded(depth), scores(begin), math_.tile, false,
-                    masked ? spans_ + begin : nullptr});
-  }
-
-  void soften(void (*by)(const Logit&, const SoftmaxRow&), std::int64_t r, std::int64_t tile,
-              std::int64_t keys, bool masked) {
-    const bool sees_all = !masked || (p_.mask.kind != MaskKind::bits && spans_[r].begin == 0 &&
-                                      spans_[r].end == padded(keys));
-    if (!sees_all) find_visible(r, tile, keys);
-    by(rows_[r].logit, {scores(r), padded(keys), spans_[r], sees_all ? nullptr : visible_,
-                        rows_[r].slope, tile - rows_[r].position, part_.largest + r, part_.sum + r,
-                        part_.out + r * width_, width_});
-  }
-
-  void add(std::int64_t begin, std::int64_t end, std::int64_t keys, bool masked) {
-    math_.multiply({end - begin, width_, words(keys, math_.per_word), scores(begin), math_.tile,
+    const Span* const spans = masked ? spans_ + begin : nullptr;
+    const std::int64_t narrower = std::min(p_.d, p_.dv);
+    return {.score = {end - begin, padded(keys), depth, scratch_.q + begin * q_pitch_, q_pitch_,
+                      scratch_.k, padded(depth), scores(0), math_.tile, false, spans},
+            .add = {end - begin, width_, words(keys, math_.per_word), scores(0), math_.tile,
                     scratch_.v, words(math_.tile, math_.per_word), part_.out + begin * width_,
-                    width_, true, nullptr, masked ? spans_ + begin : nullptr});
+                    width_, true, nullptr, spans},
+            .softmax = softmax_rows(begin, end - begin, scores(0), tile, keys),
+            .logit = logit(block_.kv_head),
+            .next = next,
+            .next_bytes = narrower * static_cast<std::int64_t>(size_of(p_.kv))};
   }
 
-  void add_visible(std::int64_t r, std::int64_t tile, std::int64_t keys) {
+  SoftmaxRows softmax_rows(std::int64_t first, std::int64_t count, float* scores, std::int64_t tile,
+                           std::int64_t keys) const {
+    return {.rows = count,
+            .scores = scores,
+            .pitch = math_.tile,
+            .columns = padded(keys),
+            .spans = spans_ + first,
+            .visible = nullptr,
+            .slopes = slopes_ + first,
+            .positions = positions_ + first,
+            .tile = tile,
+            .largest = part_.largest + first,
+            .sum = part_.sum + first,
+            .out = part_.out + first * width_,
+            .width = width_};
+  }
+
+  /// A mask of bits is laid out for one row after the other.
+  void soften(void (*by)(const Logit&, const SoftmaxRows&), const Logit& logit,
+              const SoftmaxRows& rows) {
+    if (p_.mask.kind != MaskKind::bits) return by(logit, rows);
+    for (std::int64_t i = 0; i < rows.rows; ++i) {
+      SoftmaxRows row = rows.from(i, 1);
+      find_visible(row.spans - spans_, row.tile, row.columns);
+      row.visible = visible_;
+      by(logit, row);
+    }
+  }
+
+  void add_visible(std::int64_t r, const float* weights, std::int64_t tile, std::int64_t keys) {
     find_visible(r, tile, keys);
-    math_.add_visible(scores(r), visible_, keys, scratch_.v, part_.out + r * width_, width_);
+    math_.add_visible(weights, visible_, keys, scratch_.v, part_.out + r * width_, width_);
   }
 
   /// The tile's keys, its values, and kMostTile of each that come next. Those that no row sees are
@@ -459,7 +477,9 @@ class Walk {
   State total_;
   State part_;
   Row rows_[kRows];
-  Span spans_[kRows];  // what each sees of the tile
+  std::int64_t positions_[kRows];
+  float slopes_[kRows];  // of ALiBi
+  Span spans_[kRows];    // what each sees of the tile
   std::int32_t visible_[kMostTile];
 };
 
