@@ -14,6 +14,6 @@ struct alignas(64) TileConfig {
   std::uint16_t bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
   std::uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
 };
-inline constexpr TileConfig kFullTiles;
+constexpr TileConfig kFullTiles;  // no symbol: see arithmetic.h
 
 }  // namespace octavo

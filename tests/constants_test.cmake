@@ -1,0 +1,15 @@
+# Fails if one of the objects gives the linker anything but the constants of arithmetic.h.
+if(NOT objects)
+  message(FATAL_ERROR "no objects")
+endif()
+foreach(object IN LISTS objects)
+  execute_process(COMMAND ${nm} --extern-only --defined-only --format=posix ${object}
+    OUTPUT_VARIABLE symbols COMMAND_ERROR_IS_FATAL ANY)
+  string(REGEX REPLACE "\n$" "" symbols "${symbols}")
+  string(REPLACE "\n" ";" symbols "${symbols}")
+  foreach(symbol IN LISTS symbols)
+    if(NOT symbol MATCHES "^_ZN6octavo[0-9]+k[A-Za-z0-9]+MathE [RD] ")
+      message(SEND_ERROR "${object} gives ${symbol}")
+    endif()
+  endforeach()
+endforeach()
