@@ -209,7 +209,7 @@ template <typename Words, std::int64_t kTile, std::int64_t kDepthStep>
 class Softener {
  public:
   Softener(const Logit& logit, const SoftmaxRows& rows)
-      : scaling_(scaling_of(logit)), rows_(rows) {}
+      : rows_(rows), scaling_(scaling_of(logit)) {}
 
   bool done() const { return row_ == rows_.rows; }
 
@@ -269,12 +269,12 @@ class Softener {
     for (int i = 0; i < 4; ++i) grow(rows_.from(first + i, 1), largest_[i], sums[i]);
   }
 
-  const Scaling scaling_;
-  const SoftmaxRows rows_;
+  Vector sums_[4];         // of the rows taken together
+  Four largest_, before_;  // their new references, and those before
   std::int64_t row_ = 0;
-  std::int64_t four_end_ = 0;  // of the rows taken together
-  Vector sums_[4];
-  Four largest_, before_;  // the new references, and those before
+  std::int64_t four_end_ = 0;
+  const SoftmaxRows rows_;
+  const Scaling scaling_;
 };
 
 template <typename Words, std::int64_t kTile, std::int64_t kDepthStep>
