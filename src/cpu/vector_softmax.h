@@ -269,10 +269,10 @@ class Softener {
     for (int i = 0; i < 4; ++i) grow(rows_.from(first + i, 1), largest_[i], sums[i]);
   }
 
-  Vector sums_[4];
-  Four largest_, before_;  // the new references, and those before
+  Vector sums_[4];         // of the rows taken together
+  Four largest_, before_;  // their new references, and those before
   std::int64_t row_ = 0;
-  std::int64_t four_end_ = 0;  // of the rows taken together
+  std::int64_t four_end_ = 0;
   const SoftmaxRows rows_;
   const Scaling scaling_;
 };
