@@ -27,13 +27,13 @@ class CudaRunCheck : public testing::Test {
  protected:
   CudaRunCheck() {
     setenv("OCTAVO_CUDA_CHECK", "1", 1);
-    gpu_.on_launch(find);
+    gpu.on_launch(find);
   }
 
   std::string message_of(const char* text, Fault fault, std::int64_t column = 0) {
     const Plan plan =
         select(Problem::parse(text), Device::parse("cuda:0"), "cuda_reference").plan();
-    ReservedCase c(gpu_, plan.problem());
+    ReservedCase c(gpu, plan.problem());
     Arguments& a = c.arguments;
     const Buffer lengths(0, 3 * sizeof(std::int32_t) * 2);
     auto* const q_lens = reinterpret_cast<std::int32_t*>(lengths.data());
@@ -47,19 +47,19 @@ class CudaRunCheck : public testing::Test {
       a.k.shape = a.v.shape = {1, 8, 2, 64};
     }
     to_find = finding(1, fault, column);
-    const int launches = gpu_.launch().count;
+    const int launches = gpu.launch().count;
     try {
       plan.run(a, Stream{});
     } catch (const Error& error) {
       EXPECT_EQ(static_cast<int>(error.code()), static_cast<int>(ErrorCode::invalid_argument));
-      EXPECT_EQ(gpu_.launch().count, launches + 1) << "only the check";
+      EXPECT_EQ(gpu.launch().count, launches + 1) << "only the check";
       return error.what();
     }
     ADD_FAILURE() << "nothing was thrown";
     return {};
   }
 
-  FakeGpu gpu_;
+  FakeGpu gpu;
 };
 
 const char kPaged[] = "paged pool=split q=bf16 hq=4 hkv=2 d=64 mask=bits q_len=3,2 kv_len=33,9";
@@ -95,17 +95,17 @@ TEST_F(CudaRunCheck, RunsWhatIsRightAndRefusesCaptures) {
   to_find = kNoFinding;
   const Plan plan =
       select(Problem::parse(kPaged), Device::parse("cuda:0"), "cuda_reference").plan();
-  const ReservedCase c(gpu_, plan.problem());
+  const ReservedCase c(gpu, plan.problem());
   plan.run(c.arguments, Stream{});
-  EXPECT_EQ(gpu_.launch().count, 2) << "the check and the kernel";
-  gpu_.capture(true);
+  EXPECT_EQ(gpu.launch().count, 2) << "the check and the kernel";
+  gpu.capture(true);
   try {
     plan.run(c.arguments, Stream{});
     ADD_FAILURE() << "nothing was thrown";
   } catch (const Error& error) {
     EXPECT_NE(std::string(error.what()).find("a graph captures the stream"), std::string::npos);
   }
-  EXPECT_EQ(gpu_.launch().count, 2);
+  EXPECT_EQ(gpu.launch().count, 2);
 }
 
 }  // namespace
