@@ -10,7 +10,8 @@ import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed")
 
-SHARED = ["gpt-oss", "gemma2", "bloom", "llama-bf16", "llama-f16"]
+SHARED = ["gpt-oss", "gemma2", "bloom"]
+HALVES = ["llama-bf16", "llama-f16"]
 FP8 = ["llama-fp8", "llama-e5m2"]
 OCTAVO_ONLY = ["llama-page-1", "llama-chunked-prefill"]
 
@@ -33,12 +34,12 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def on_octavo(folder):
-    return run(folder, True, [*SHARED, *FP8, *OCTAVO_ONLY, "llama", "bert"])
+    return run(folder, True, [*SHARED, *HALVES, *FP8, *OCTAVO_ONLY, "llama", "bert"])
 
 
 @pytest.fixture(scope="module")
 def on_own(folder, on_octavo):
-    return run(folder, False, [*SHARED, *FP8, "llama"])
+    return run(folder, False, [*SHARED, *HALVES, *FP8, "llama"])
 
 
 def result_of(results, name):
@@ -51,7 +52,7 @@ def distance(x, y):
     return sum(abs(a - b) for a, b in pairs) / len(pairs)
 
 
-@pytest.mark.parametrize("name", [*SHARED, *FP8, *OCTAVO_ONLY])
+@pytest.mark.parametrize("name", [*SHARED, *HALVES, *FP8, *OCTAVO_ONLY])
 def test_prefix_hits_change_no_token(on_octavo, name):
     result = result_of(on_octavo, name)
     assert result["cached"] > 0
@@ -60,8 +61,7 @@ def test_prefix_hits_change_no_token(on_octavo, name):
 
 @pytest.mark.parametrize("name", SHARED)
 def test_close_to_vllms_own_attention(on_octavo, on_own, name):
-    bound = 0.05 if name in ("llama-bf16", "llama-f16") else 1e-3
-    assert distance(result_of(on_octavo, name), result_of(on_own, name)) < bound
+    assert distance(result_of(on_octavo, name), result_of(on_own, name)) < 1e-3
 
 
 @pytest.mark.parametrize("name", ["llama-page-1", "llama-chunked-prefill"])
@@ -71,8 +71,10 @@ def test_pages_and_chunks_do_not_matter(on_octavo, on_own, name):
     assert distance(result, result_of(on_own, "llama")) < 1e-3
 
 
-@pytest.mark.parametrize("name", FP8)
-def test_fp8_cache_loses_no_more_than_in_vllms_own_attention(on_octavo, on_own, name):
+@pytest.mark.parametrize("name", [*HALVES, *FP8])
+def test_rounding_loses_no_more_than_in_vllms_own_attention(on_octavo, on_own, name):
+    if "requires x86 with AVX-512" in on_own[name].get("error", ""):
+        pytest.skip(on_own[name]["error"])
     error = distance(result_of(on_octavo, name), result_of(on_octavo, "llama"))
     own_error = distance(result_of(on_own, name), result_of(on_own, "llama"))
     assert 0 < error < 1.2 * own_error
