@@ -62,12 +62,6 @@ Support supports(const Problem& p, const Device& device) {
   return s;
 }
 
-double cost_us(const Problem& problem, const Device& device) {
-  constexpr double kLaunchUs = 4;
-  constexpr double kMultiplyAddsPerUs = 1e6;
-  return kLaunchUs + multiply_adds(problem) / (kMultiplyAddsPerUs * device.multiprocessors);
-}
-
 /// How the keys of a request are cut for a class's launch.
 struct Splitting {
   int blocks_of_request;
@@ -105,6 +99,26 @@ struct Units {
   }
 };
 
+/// Its launches, and the longer of what tensor cores and memory take. Few query tokens use a part
+/// of the tensor cores only, but then memory is the limit.
+double cost_us(const Problem& p, const Device& device) {
+  constexpr double kLaunchUs = 5;
+  constexpr double kMultiplyAddsPerUs = 0.95e6;  // of a multiprocessor
+  constexpr double kMemoryShare = 0.7;
+  double launches = 0;
+  for (const PortableClass& c : classes_of(p, device)) {
+    const Units units = Units::of(p, c, Splitting::of(p, c, device), p.batch(), p.total_q());
+    launches += units.partial > 0 ? 2 : 1;
+  }
+  double tokens = 0;
+  for (const std::int64_t kv_len : p.kv_len) tokens += static_cast<double>(kv_len);
+  const double bytes =
+      tokens * static_cast<double>(p.hkv * (p.d + p.dv)) * static_cast<double>(size_of(p.kv));
+  const double memory_us = bytes / (kMemoryShare * device.memory_gbs * 1e3);
+  const double product_us = multiply_adds(p) / (kMultiplyAddsPerUs * device.multiprocessors);
+  return launches * kLaunchUs + std::max(memory_us, product_us);
+}
+
 std::int64_t partial_bytes(const Problem& p, const PortableClass& c) {
   return p.hkv * c.tile.rows * (ceil_div(p.dv, 32) * 32 + 2) *
          static_cast<std::int64_t>(sizeof(float));
@@ -124,6 +138,7 @@ Variant variant_of(const Problem& p, const PortableDims& dims, const PortableTil
            {"OCTAVO_E5M2", number(p.kv == DType::e5m2)},
            {"OCTAVO_MASKED", number(p.mask.kind != MaskKind::none)},
            {"OCTAVO_CAPPED", number(p.cap.has_value())}},
+          // O and S of a warp alone take up to 192 of a lane's 255 registers.
           true};
 }
 

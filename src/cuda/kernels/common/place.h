@@ -39,8 +39,8 @@ __device__ inline int64_t sum_of_lanes(int64_t value) {
   return value;
 }
 
-/// The place of unit `index` of the batch, where a request has `units_of(q_len, kv_len)` units. All lanes
-/// of a warp call it with the same index; thread blocks are one-dimensional.
+/// The place of unit `index` of the batch, where a request has `units_of(q_len, kv_len)` units. All
+/// lanes of a warp call it with the same index; thread blocks are one-dimensional.
 template <typename Units>
 __device__ Place find_place(const AttentionParams& p, int32_t index, const Units& units_of) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
