@@ -319,7 +319,7 @@ TEST(Arguments, WrongOnesOfOtherProblemsAreRefused) {
     SCOPED_TRACE(wrong.problem + ": " + wrong.what);
     const Problem problem = Problem::parse(wrong.problem);
     const Plan plan = select(problem, Device::cpu()).plan();
-    const verify::Case made(problem, 1, 0);
+    const verify::Case made(problem, 1);
     Arguments arguments = made.arguments();
     ASSERT_NO_THROW(plan.run(arguments));
     const auto* out = static_cast<const std::byte*>(arguments.out.data);

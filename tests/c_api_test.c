@@ -378,7 +378,7 @@ static void test_run_errors(void) {
   EXPECT_REFUSED(a.mask_bits.data = NULL, "mask_bits is a null pointer");
   EXPECT_REFUSED(a.mask_bits.rows = 3, "mask_bits has 3 rows");
   EXPECT_REFUSED(a.mask_bits.row_bytes = 1, "mask_bits.row_bytes=1");
-  EXPECT_REFUSED(a.q_scale.values.data = NULL, "q_scale is a null pointer");
+  EXPECT_REFUSED(a.q_scale.values.data = NULL, "q_scale.values is a null pointer");
   EXPECT_REFUSED(a.k_scale.values.count = 1, "k_scale.values");
   EXPECT_REFUSED(a.v_scale.values.count = -5, "v_scale has -5 values");
   EXPECT_REFUSED(a.out_scale.values.count = 0, "out_scale.values");

@@ -8,6 +8,9 @@
 #include <thread>
 #include <vector>
 
+#include "cpu/table.h"
+#include "cuda/table.h"
+#include "device_run.h"
 #include "octavo/octavo.h"
 #include "verify/case.h"
 #include "verify/random.h"
@@ -30,7 +33,7 @@ class Subject {
   void run(const Plan& plan, Executor& executor) {
     Arguments a = arguments_;
     write_from(0, a);
-    plan.run(a, executor);
+    run_on_device(plan, a, executor);
   }
 
   /// Query rows [first, first + count) of request r alone, with its first kv_len keys.
@@ -56,7 +59,7 @@ class Subject {
       a.mask_bits = {a.mask_bits.data + row * a.mask_bits.row_bytes, count, a.mask_bits.row_bytes};
     }
     write_from(row, a);
-    plan.run(a, executor);
+    run_on_device(plan, a, executor);
   }
 
   /// From now on the pages lie in the opposite order, and their tokens at other strides.
@@ -168,8 +171,18 @@ const char* const kPrompts[] = {
     "paged q=f32 hq=2 hkv=1 d=32 mask=window:4500,0 lse invariant split=512 q_len=60 kv_len=9000",
 };
 
-class Determinism : public testing::TestWithParam<std::string> {
+/// A kernel that is forced, or with an empty name what `select` picks.
+struct Chosen {
+  std::string device;
+  std::string kernel;
+};
+
+class Determinism : public testing::TestWithParam<Chosen> {
  protected:
+  void SetUp() override {
+    if (GetParam().device != "cpu" && !has_gpu()) GTEST_SKIP() << "there is no GPU";
+  }
+
   /// Calls check(problem, plan) for the problems that the kernel accepts.
   template <std::size_t Count, typename Check>
   static void for_each(const char* const (&texts)[Count], Check check) {
@@ -184,13 +197,14 @@ class Determinism : public testing::TestWithParam<std::string> {
         ++refused;
       }
     }
-    EXPECT_TRUE(refused == 0 || !(GetParam().empty() || GetParam() == "cpu_reference"));
-    if (refused == Count) GTEST_SKIP() << GetParam() << " refuses all of these problems";
+    const std::string& kernel = GetParam().kernel;
+    EXPECT_TRUE(refused == 0 || !(kernel.empty() || kernel.ends_with("_reference")));
+    if (refused == Count) GTEST_SKIP() << kernel << " refuses all of these problems";
   }
 
   static std::optional<Plan> plan(const Problem& problem) {
     try {
-      return select(problem, Device::cpu(), GetParam()).plan();
+      return select(problem, Device::parse(GetParam().device), GetParam().kernel).plan();
     } catch (const Error& error) {
       if (error.code() != ErrorCode::unsupported) throw;
       return std::nullopt;
@@ -317,15 +331,21 @@ TEST_P(Determinism, InvariantRowsAgreeAfterAPrefixHit) {
 }
 
 /// All that can be forced, and what `select` picks: with `invariant`, the same at all lengths.
-std::vector<std::string> kernels() {
-  std::vector<std::string> names = kernel_names(Device::cpu());
-  names.emplace_back();
-  return names;
+std::vector<Chosen> kernels(const std::string& device, const std::vector<KernelInfo>& table) {
+  std::vector<Chosen> all;
+  for (const KernelInfo& kernel : table) all.push_back({device, std::string(kernel.name)});
+  all.push_back({device, ""});
+  return all;
 }
 
-INSTANTIATE_TEST_SUITE_P(Cpu, Determinism, testing::ValuesIn(kernels()), [](const auto& kernel) {
-  return kernel.param.empty() ? "selected" : kernel.param;
-});
+std::string name_of(const testing::TestParamInfo<Chosen>& chosen) {
+  return chosen.param.kernel.empty() ? "selected" : chosen.param.kernel;
+}
+
+INSTANTIATE_TEST_SUITE_P(Cpu, Determinism, testing::ValuesIn(kernels("cpu", cpu_kernels())),
+                         name_of);
+INSTANTIATE_TEST_SUITE_P(Gpu, Determinism, testing::ValuesIn(kernels("cuda:0", cuda::kernels())),
+                         name_of);
 
 }  // namespace
 }  // namespace octavo::tests

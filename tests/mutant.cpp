@@ -144,7 +144,7 @@ Mutant::Claims Mutant::claims() const {
 
 Mutant::Mutant(const Problem& problem, std::uint64_t seed, std::size_t workspace_size)
     : problem_(problem) {
-  const verify::Case made(problem, seed, 0);
+  const verify::Case made(problem, seed);
   arguments_ = made.arguments();
   move_to_arena(workspace_size);
   original_ = arguments_;

@@ -140,9 +140,10 @@ typedef struct octavo_mask_bits {
   int64_t row_bytes;
 } octavo_mask_bits;
 
-/* What one run reads and writes. Request r's queries follow those of request r - 1; in the layouts
- * without pages so do its keys. `out`, `lse` and `workspace` share no byte with each other or with
- * an input. What a plan's problem does not have stays as OCTAVO_ARGUMENTS_INIT leaves it. */
+/* What one run reads and writes. On a GPU every pointer leads to memory that the GPU reads. Request
+ * r's queries follow those of request r - 1; in the layouts without pages so do its keys. `out`,
+ * `lse` and `workspace` share no byte with each other or with an input. What a plan's problem does
+ * not have stays as OCTAVO_ARGUMENTS_INIT leaves it. */
 typedef struct octavo_arguments {
   size_t struct_size;
   octavo_tensor q;              /* [total_q, hq, d] */
@@ -161,8 +162,9 @@ typedef struct octavo_arguments {
   octavo_scale k_scale;
   octavo_scale v_scale;
   octavo_scale out_scale; /* factor of the result before it is stored */
-  void* workspace;        /* aligned to 64 bytes; if null, a run allocates its own */
-  size_t workspace_size;  /* bytes: at least octavo_plan_workspace_size */
+  /* On the CPU aligned to 64 bytes; if null, a run allocates its own. On a GPU aligned to 256. */
+  void* workspace;
+  size_t workspace_size; /* bytes: at least octavo_plan_workspace_size */
 } octavo_arguments;
 
 #define OCTAVO_TENSOR_INIT                            \
@@ -213,13 +215,26 @@ typedef struct octavo_executor {
 #define OCTAVO_EXECUTOR_INIT \
   { sizeof(octavo_executor), 1, NULL, NULL }
 
-/* Computes attention. A null `executor` stands for the process's own threads.
+/* Computes attention. A null `executor` stands for the process's own threads, and with a plan for a
+ * GPU for its default stream; a plan for a GPU takes no other executor.
  * OCTAVO_INVALID_ARGUMENT if the arguments do not fit the plan, page ids included; no output was
  * touched then. An executor that leaves tasks out or repeats them is the same code, but found only
  * after outputs were written. */
 OCTAVO_EXPORT octavo_code octavo_plan_run(const octavo_plan* plan,
                                           const octavo_arguments* arguments,
                                           const octavo_executor* executor);
+
+/* Enqueues the work on a stream of the plan's GPU: a CUstream or cudaStream_t of the device's
+ * primary context, null for the default stream. Every pointer of the arguments leads to memory that
+ * the GPU reads, lengths and page ids too, and the workspace is given where the plan needs one. The
+ * call neither allocates nor waits, and a CUDA graph may capture it. OCTAVO_INVALID_ARGUMENT, with
+ * nothing enqueued, if shapes, memory or the stream do not fit the plan; OCTAVO_DEVICE_ERROR if the
+ * driver refuses. The host does not see lengths and page ids: what breaks the plan's bounds is
+ * undefined, unless the environment variable OCTAVO_CUDA_CHECK is 1: the device checks them first,
+ * and the call waits for it. */
+OCTAVO_EXPORT octavo_code octavo_plan_run_on_stream(const octavo_plan* plan,
+                                                    const octavo_arguments* arguments,
+                                                    void* stream);
 
 #ifdef __cplusplus
 }

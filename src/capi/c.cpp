@@ -128,3 +128,12 @@ octavo_code octavo_plan_run(const octavo_plan* plan, const octavo_arguments* arg
     }
   });
 }
+
+octavo_code octavo_plan_run_on_stream(const octavo_plan* plan, const octavo_arguments* arguments,
+                                      void* stream) {
+  return guard([&] {
+    const auto found = find_plan(plan);
+    require_pointer("arguments", arguments);
+    found->run(to_arguments(*arguments), Stream{stream});
+  });
+}

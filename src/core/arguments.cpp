@@ -1,5 +1,6 @@
 #include "core/arguments.h"
 
+#include <array>
 #include <cmath>
 #include <limits>
 #include <numeric>
@@ -65,8 +66,9 @@ void check_distinct(std::string_view name, const TensorView<Rank>& view) {
   if (is_empty(view)) return;
   std::array<int, Rank> order{};  // axes, from the smallest stride to the largest
   std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(),
-                   [&](int x, int y) { return view.stride[x] < view.stride[y]; });
+  std::sort(order.begin(), order.end(), [&](int x, int y) {
+    return view.stride[x] != view.stride[y] ? view.stride[x] < view.stride[y] : x < y;
+  });
   std::int64_t inner = 1;
   for (int axis : order) {
     if (view.shape[axis] == 1) continue;
@@ -119,25 +121,26 @@ void check_page_table(const Problem& p, const Arguments& a) {
   }
 }
 
-void check_scale(std::string_view name, const Scale& scale, ScaleKind kind, std::int64_t heads) {
+/// `values`: the name of the scale's values, as in "q_scale.values".
+void check_scale(std::string_view values, const Scale& scale, ScaleKind kind, std::int64_t heads) {
   const std::size_t count = scale.values.size();
   if (kind == ScaleKind::host) {
-    require_argument(std::isfinite(scale.value), name, ".value=", scale.value, ": must be finite");
-    require_argument(count == 0, name, ".values has ", count,
-                     " values: the plan wants one host number");
+    const std::string_view value = values.substr(0, values.size() - 1);
+    require_argument(std::isfinite(scale.value), value, "=", scale.value, ": must be finite");
+    require_argument(count == 0, values, " has ", count, " values: the plan wants one host number");
     return;
   }
   const std::int64_t expected = kind == ScaleKind::tensor ? 1 : heads;
-  require_argument(static_cast<std::int64_t>(count) == expected, name, ".values has ", count,
+  require_argument(static_cast<std::int64_t>(count) == expected, values, " has ", count,
                    " values: the plan wants ", expected);
-  check_values(name, scale.values);
+  check_values(values, scale.values);
 }
 
 void check_extras(const Problem& p, const Arguments& a) {
-  check_scale("q_scale", a.q_scale, p.q_scale, p.hkv);
-  check_scale("k_scale", a.k_scale, p.k_scale, p.hkv);
-  check_scale("v_scale", a.v_scale, p.v_scale, p.hkv);
-  check_scale("out_scale", a.out_scale, p.out_scale, p.hkv);
+  check_scale("q_scale.values", a.q_scale, p.q_scale, p.hkv);
+  check_scale("k_scale.values", a.k_scale, p.k_scale, p.hkv);
+  check_scale("v_scale.values", a.v_scale, p.v_scale, p.hkv);
+  check_scale("out_scale.values", a.out_scale, p.out_scale, p.hkv);
   require_extent("sinks (size)", static_cast<std::int64_t>(a.sinks.size()), p.sinks ? p.hq : 0);
   require_extent("alibi_slopes (size)", static_cast<std::int64_t>(a.alibi_slopes.size()),
                  p.alibi ? p.hq : 0);
@@ -171,6 +174,7 @@ Footprint footprint(std::string_view name, const TensorView<Rank>& view) {
 
 template <typename Value>
 Footprint footprint(std::string_view name, std::span<Value> values) {
+  if (values.empty()) return {};
   return {name, address_of(values.data()), static_cast<std::int64_t>(values.size_bytes()), {}};
 }
 
@@ -183,41 +187,57 @@ Footprint footprint(const PageTable& table, std::int64_t requests) {
 }
 
 /// What a run writes shares no byte with anything else.
+class Outputs {
+ public:
+  void add(const Footprint& bytes) {
+    if (bytes.run == 0) return;
+    check(bytes);
+    written_[count_] = bytes;
+    ends_[count_++] = bytes.end();
+  }
+
+  void check(const Footprint& other) const {
+    if (other.run == 0) return;
+    const std::uintptr_t other_end = other.end();
+    for (std::size_t i = 0; i < count_; ++i) {
+      if (ends_[i] <= other.begin || other_end <= written_[i].begin) continue;
+      require_argument(!may_overlap(written_[i], other), written_[i].name, " and ", other.name,
+                       " may share memory");
+    }
+  }
+
+ private:
+  std::array<Footprint, 3> written_;
+  std::array<std::uintptr_t, 3> ends_{};
+  std::size_t count_ = 0;
+};
+
 void check_overlaps(const Problem& p, const Arguments& a) {
   require_argument(a.workspace.size() <= static_cast<std::size_t>(room_at(a.workspace.data())),
                    "workspace has ", a.workspace.size(), " bytes: they end past the last address");
-  const Footprint written[] = {footprint("out", a.out),
-                               p.lse ? footprint("lse", a.lse) : Footprint{},
-                               footprint("workspace", a.workspace)};
-  const Footprint read[] = {
-      footprint("q", a.q),
-      footprint("k", a.k),
-      footprint("v", a.v),
-      p.layout == Layout::paged
-          ? footprint(a.page_table, static_cast<std::int64_t>(a.q_lens.size()))
-          : Footprint{},
-      footprint("q_lens", a.q_lens),
-      footprint("kv_lens", a.kv_lens),
-      footprint("sinks", a.sinks),
-      footprint("alibi_slopes", a.alibi_slopes),
-      p.mask.kind == MaskKind::bits ? Footprint{"mask_bits",
-                                                address_of(a.mask_bits.data),
-                                                a.mask_bits.rows * a.mask_bits.row_bytes,
-                                                {}}
-                                    : Footprint{},
-      footprint("q_scale.values", a.q_scale.values),
-      footprint("k_scale.values", a.k_scale.values),
-      footprint("v_scale.values", a.v_scale.values),
-      footprint("out_scale.values", a.out_scale.values),
-  };
-  for (std::size_t i = 0; i < std::size(written); ++i) {
-    const auto check = [&](const Footprint& other) {
-      require_argument(!may_overlap(written[i], other), written[i].name, " and ", other.name,
-                       " may share memory");
-    };
-    for (const Footprint& other : read) check(other);
-    for (std::size_t j = 0; j < i; ++j) check(written[j]);
+  Outputs outputs;
+  outputs.add(footprint("out", a.out));
+  if (p.lse) outputs.add(footprint("lse", a.lse));
+  outputs.add(footprint("workspace", a.workspace));
+
+  outputs.check(footprint("q", a.q));
+  outputs.check(footprint("k", a.k));
+  outputs.check(footprint("v", a.v));
+  if (p.layout == Layout::paged) {
+    outputs.check(footprint(a.page_table, static_cast<std::int64_t>(a.q_lens.size())));
   }
+  outputs.check(footprint("q_lens", a.q_lens));
+  outputs.check(footprint("kv_lens", a.kv_lens));
+  outputs.check(footprint("sinks", a.sinks));
+  outputs.check(footprint("alibi_slopes", a.alibi_slopes));
+  if (p.mask.kind == MaskKind::bits) {
+    outputs.check(
+        {"mask_bits", address_of(a.mask_bits.data), a.mask_bits.rows * a.mask_bits.row_bytes, {}});
+  }
+  outputs.check(footprint("q_scale.values", a.q_scale.values));
+  outputs.check(footprint("k_scale.values", a.k_scale.values));
+  outputs.check(footprint("v_scale.values", a.v_scale.values));
+  outputs.check(footprint("out_scale.values", a.out_scale.values));
 }
 
 }  // namespace

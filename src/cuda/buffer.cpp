@@ -20,8 +20,8 @@ DevicePointer address(const std::byte* data, std::size_t offset) {
 Buffer::Buffer(int ordinal, std::size_t bytes) : ordinal_(ordinal), size_(bytes) {
   const CurrentContext context(ordinal);
   DevicePointer pointer = 0;
-  check(driver().allocate(&pointer, std::max<std::size_t>(1, bytes)), "cuMemAlloc",
-        concat("for ", bytes, " bytes on cuda:", ordinal));
+  check(driver().allocate(&pointer, std::max<std::size_t>(1, bytes)), "cuMemAlloc", "for ", bytes,
+        " bytes on cuda:", ordinal);
   data_ = reinterpret_cast<std::byte*>(static_cast<std::uintptr_t>(pointer));
 }
 
@@ -40,14 +40,14 @@ Buffer::~Buffer() {
 
 void Buffer::write(std::size_t offset, const void* source, std::size_t bytes) {
   const CurrentContext context(ordinal_);
-  check(driver().copy_to_device(address(data_, offset), source, bytes), "cuMemcpyHtoD",
-        concat("for ", bytes, " bytes to cuda:", ordinal_));
+  check(driver().copy_to_device(address(data_, offset), source, bytes), "cuMemcpyHtoD", "for ",
+        bytes, " bytes to cuda:", ordinal_);
 }
 
 void Buffer::read(std::size_t offset, void* target, std::size_t bytes) const {
   const CurrentContext context(ordinal_);
-  check(driver().copy_to_host(target, address(data_, offset), bytes), "cuMemcpyDtoH",
-        concat("for ", bytes, " bytes from cuda:", ordinal_));
+  check(driver().copy_to_host(target, address(data_, offset), bytes), "cuMemcpyDtoH", "for ", bytes,
+        " bytes from cuda:", ordinal_);
 }
 
 }  // namespace octavo::cuda

@@ -20,14 +20,14 @@ int count_devices() {
 
 DeviceHandle handle_of(int ordinal) {
   DeviceHandle handle = 0;
-  check(driver().device_get(&handle, ordinal), "cuDeviceGet", concat("for cuda:", ordinal));
+  check(driver().device_get(&handle, ordinal), "cuDeviceGet", "for cuda:", ordinal);
   return handle;
 }
 
 int attribute(DeviceHandle handle, DeviceAttribute which) {
   int value = 0;
-  check(driver().device_attribute(&value, which, handle), "cuDeviceGetAttribute",
-        concat("for attribute ", static_cast<int>(which)));
+  check(driver().device_attribute(&value, which, handle), "cuDeviceGetAttribute", "for attribute ",
+        static_cast<int>(which));
   return value;
 }
 
@@ -58,8 +58,7 @@ Device describe(int ordinal) {
   }
   const DeviceHandle handle = handle_of(ordinal);
   char name[256] = "";
-  check(driver().device_name(name, sizeof name, handle), "cuDeviceGetName",
-        concat("for cuda:", ordinal));
+  check(driver().device_name(name, sizeof name, handle), "cuDeviceGetName", "for cuda:", ordinal);
   Device device;
   device.id = concat("cuda:", ordinal);
   device.name = name;
@@ -78,17 +77,17 @@ Context primary_context(int ordinal) {
   Primary& primary = all.at(static_cast<std::size_t>(ordinal));
   std::call_once(primary.retained, [&] {
     check(driver().primary_context(&primary.context, handle_of(ordinal)),
-          "cuDevicePrimaryCtxRetain", concat("for cuda:", ordinal));
+          "cuDevicePrimaryCtxRetain", "for cuda:", ordinal);
   });
   return primary.context;
 }
 
 CurrentContext::CurrentContext(int ordinal) {
-  const Context wanted = primary_context(ordinal);
+  auto* const wanted = primary_context(ordinal);
   Context current = nullptr;
-  check(driver().current_context(&current), "cuCtxGetCurrent", concat("for cuda:", ordinal));
+  check(driver().current_context(&current), "cuCtxGetCurrent", "for cuda:", ordinal);
   if (current == wanted) return;
-  check(driver().push_context(wanted), "cuCtxPushCurrent", concat("for cuda:", ordinal));
+  check(driver().push_context(wanted), "cuCtxPushCurrent", "for cuda:", ordinal);
   pushed_ = true;
 }
 

@@ -5,7 +5,6 @@
 #include <cstdlib>
 #include <string>
 
-#include "core/text.h"
 #include "octavo/error.h"
 
 namespace octavo::cuda {
@@ -120,8 +119,7 @@ const Driver& driver() {
   return instance;
 }
 
-void check(Result result, std::string_view call, std::string_view doing) {
-  if (result == kSuccess) return;
+void fail(Result result, std::string_view call, const std::string& doing) {
   throw Error(ErrorCode::device_error,
               concat(call, " failed with ", words_for(driver(), result), " ", doing));
 }

@@ -1,7 +1,10 @@
 #pragma once
 
 #include <cstddef>
+#include <string>
 #include <string_view>
+
+#include "core/text.h"
 
 namespace octavo::cuda {
 
@@ -19,7 +22,7 @@ using GraphExec = struct CUgraphExec_st*;
 using DevicePointer = unsigned long long;
 
 inline constexpr Result kSuccess = 0;
-inline constexpr Result kOutOfMemory = 2;
+inline constexpr Result kInvalidValue = 1;
 
 enum class DeviceAttribute : int {
   multiprocessors = 16,
@@ -102,8 +105,14 @@ struct Driver {
 /// none: no library, a function that it lacks, a driver older than CUDA 12.0, no device.
 const Driver& driver();
 
-/// Throws Error(device_error) if a call failed, with its name, the driver's words for the error and
-/// what was being done.
-void check(Result result, std::string_view call, std::string_view doing);
+/// Throws Error(device_error) for a call that failed, with the driver's words for the error.
+[[noreturn]] void fail(Result result, std::string_view call, const std::string& doing);
+
+/// Throws Error(device_error) if a call failed. The parts, one after another, say what was being
+/// done; they cost nothing where it did not fail.
+template <typename... Parts>
+void check(Result result, std::string_view call, const Parts&... doing) {
+  if (result != kSuccess) fail(result, call, concat(doing...));
+}
 
 }  // namespace octavo::cuda

@@ -4,7 +4,6 @@
 #include <mutex>
 #include <vector>
 
-#include "core/text.h"
 #include "cuda/device.h"
 #include "cuda/store.h"
 
@@ -59,9 +58,8 @@ Function load(const Device& device, const Variant& variant, int shared_bytes) {
   if (shared_bytes > entry.shared_bytes) {
     check(
         driver().function_set(entry.handle, FunctionAttribute::dynamic_shared_bytes, shared_bytes),
-        "cuFuncSetAttribute",
-        concat("for ", shared_bytes, " bytes of shared memory of ", variant.source, " on ",
-               device.id));
+        "cuFuncSetAttribute", "for ", shared_bytes, " bytes of shared memory of ", variant.source,
+        " on ", device.id);
     entry.shared_bytes = shared_bytes;
   }
   Function function;
@@ -78,10 +76,8 @@ void Function::launch(Grid grid, int threads, void* stream, const void* params,
       driver().launch(static_cast<FunctionHandle>(handle_), grid.x, grid.y, grid.z,
                       static_cast<unsigned>(threads), 1, 1, static_cast<unsigned>(shared_bytes_),
                       static_cast<StreamHandle>(stream), nullptr, extra);
-  if (result == kSuccess) return;
-  check(result, "cuLaunchKernel",
-        concat("for ", source_, " on a grid of ", grid.x, " x ", grid.y, " x ", grid.z,
-               " blocks of ", threads, " threads with ", shared_bytes_, " bytes of shared memory"));
+  check(result, "cuLaunchKernel", "for ", source_, " on a grid of ", grid.x, " x ", grid.y, " x ",
+        grid.z, " blocks of ", threads, " threads with ", shared_bytes_, " bytes of shared memory");
 }
 
 }  // namespace octavo::cuda

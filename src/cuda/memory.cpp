@@ -10,8 +10,6 @@
 namespace octavo::cuda {
 namespace {
 
-constexpr Result kInvalidValue = 1;
-
 /// What the driver says of an address.
 struct Where {
   MemoryType type = MemoryType::unknown;
@@ -104,7 +102,7 @@ void check_stream(const Device& device, void* stream) {
   if (reinterpret_cast<std::uintptr_t>(stream) <= kPerThread) return;
   Context context = nullptr;
   check(driver().stream_context(static_cast<StreamHandle>(stream), &context), "cuStreamGetCtx",
-        concat("for the stream ", stream));
+        "for the stream ", stream);
   require_argument(context == primary_context(device.ordinal), "the stream ", stream,
                    " is not of the primary context of ", device.id, ", which the plan runs on");
 }

@@ -3,6 +3,7 @@
 #include "core/text.h"
 #include "cuda/kernels.h"
 #include "cuda/memory.h"
+#include "cuda/run_check.h"
 #include "octavo/error.h"
 
 namespace octavo::cuda {
@@ -17,6 +18,7 @@ void run(const Device& device, const StreamKernel& kernel, const StreamCall& cal
     const CurrentContext context(device.ordinal);
     check_stream(device, call.stream);
     check_memory(device, call);
+    if (checks_runs()) check_run(device, call);
     if (call.requests == 0 || call.rows == 0) return;
     kernel.launch(call);
   } catch (const Error& error) {

@@ -34,6 +34,13 @@ DeviceCopy::DeviceCopy(Case& c, const Device& device)
   move_span(a.alibi_slopes);
   for (Scale* scale : {&a.q_scale, &a.k_scale, &a.v_scale, &a.out_scale}) move_span(scale->values);
   move_span(a.workspace);
+  wait();
+}
+
+void DeviceCopy::wait() const {
+  const cuda::CurrentContext context(ordinal_);
+  cuda::check(cuda::driver().stream_wait(nullptr), "cuStreamSynchronize",
+              "while waiting for the default stream");
 }
 
 template <typename Value>
@@ -47,9 +54,7 @@ Value* DeviceCopy::twin_of(Value* host) const {
 }
 
 void DeviceCopy::bring_back() {
-  const cuda::CurrentContext context(ordinal_);
-  cuda::check(cuda::driver().stream_wait(nullptr), "cuStreamSynchronize",
-              "while waiting for a run");
+  wait();
   for (const Twin& twin : twins_) {
     if (!twin.host.written) continue;
     twin.memory.read(twin.offset, twin.host.bytes.data(), twin.host.bytes.size());

@@ -30,6 +30,7 @@ class DeviceCopy {
 
     std::byte* data() const { return memory.data() + offset; }
   };
+  void wait() const;
   template <typename Value>
   Value* twin_of(Value* host) const;
 

@@ -10,20 +10,7 @@ set(ENV{OCTAVO_NVRTC} "")
 file(REMOVE_RECURSE ${work})
 file(MAKE_DIRECTORY ${work})
 
-# The compiler fails for the architecture sm_`broken`.
-function(write_compiler version broken)
-  file(WRITE ${nvcc} "#!/bin/sh
-[ \"$1\" = --version ] && echo ${version} && exit
-seen= out=
-for word; do
-  [ \"$word\" = -arch=sm_${broken} ] && echo no such architecture && exit 1
-  [ \"$seen\" = -o ] && out=$word
-  seen=$word
-done
-printf '\\177ELF code' >\"$out\"
-")
-  file(CHMOD ${nvcc} PERMISSIONS OWNER_READ OWNER_WRITE OWNER_EXECUTE)
-endfunction()
+include(${CMAKE_CURRENT_LIST_DIR}/fake_nvcc.cmake)
 
 function(expect code pattern)  # and the command's words
   execute_process(COMMAND ${octavo} compile ${ARGN}
@@ -47,7 +34,7 @@ function(expect_files pattern)  # is met by every file of the pack, and there ar
   endforeach()
 endfunction()
 
-write_compiler("first" none)
+write_nvcc(${nvcc} first none)
 set(problem ragged q=f32 hq=2 hkv=1 d=72 q_len=3 kv_len=3)
 expect(0 "[1-9][0-9]* compiled, 0 there already, 0 failed" --arch 80,120 --out ${pack} ${problem})
 expect_files("^sm_(80|120)/.*\\.cubin$")
@@ -65,7 +52,7 @@ if(EXISTS ${pack}/sm_80/old.cubin)
   message(FATAL_ERROR "code of other sources stays in the pack")
 endif()
 
-write_compiler("second" 90)
+write_nvcc(${nvcc} second 90)
 expect(0 "[1-9][0-9]* compiled, 0 there already" --arch 80 ${problem})
 expect(1 "sm_90: .*no such architecture" --arch 80,90 ${problem})
 expect(1 "\"failed\":[1-9].*no such architecture" --json --arch 80,90 ${problem})

@@ -7,20 +7,20 @@
 #include "cuda/pack.h"
 #include "cuda/table.h"
 #include "fake_compiler.h"
+#include "octavo/executor.h"
 
 namespace octavo::cuda {
+
 namespace {
 
 /// A store with an empty pack and cache, and compilers of one kind as the environment has them.
 class RealCompiler {
  public:
-  explicit RealCompiler(Compiler::Kind kind) {
-    settings_ = StoreSettings::from_environment();
+  /// Of nvcc or nvrtc.
+  explicit RealCompiler(const std::string& kind) {
     settings_.pack = folder_.path() / "pack";
     settings_.cache = folder_.path() / "cache";
-    auto& others =
-        kind == Compiler::Kind::nvcc ? settings_.compilers.nvrtc : settings_.compilers.nvcc;
-    others.clear();
+    (kind == "nvcc" ? settings_.compilers.nvrtc : settings_.compilers.nvcc).clear();
   }
   /// Why there is no compiler; empty if there is.
   std::string missing() const {
@@ -32,23 +32,23 @@ class RealCompiler {
     }
   }
   CodeStore store() const { return CodeStore(settings_); }
-  CodeStore toy_store() const {
+  CodeStore store_of(std::span<const EmbeddedFile> sources) const {
     StoreSettings settings = settings_;
-    settings.sources = kToySources;
+    settings.sources = sources;
     return CodeStore(settings);
   }
 
  private:
   ScratchFolder folder_;
-  StoreSettings settings_;
+  StoreSettings settings_ = StoreSettings::from_environment();
 };
 
-class CudaCompile : public testing::TestWithParam<Compiler::Kind> {
+class CudaCompile : public testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
-    if (const std::string why = compiler_.missing(); !why.empty()) GTEST_SKIP() << why;
+    if (const std::string why = compiler.missing(); !why.empty()) GTEST_SKIP() << why;
   }
-  const RealCompiler compiler_{GetParam()};
+  const RealCompiler compiler{GetParam()};
 };
 
 /// The first, middle and last variant of each source.
@@ -67,30 +67,33 @@ std::vector<Variant> spread(int architecture) {
 }
 
 TEST_P(CudaCompile, EveryKernelForEveryArchitecture) {
-  const CodeStore store = compiler_.store();
+  std::vector<std::pair<Variant, int>> jobs;
   for (const int architecture : kArchitectures) {
-    for (const Variant& variant : spread(architecture)) {
-      SCOPED_TRACE(describe(variant, architecture));
-      const std::string code = text_of(store.cubin(variant, architecture));
-      EXPECT_NE(code.find(variant.entry), std::string::npos) << "has no entry " << variant.entry;
-    }
+    for (const Variant& variant : spread(architecture)) jobs.emplace_back(variant, architecture);
   }
+  const CodeStore store = compiler.store();
+  default_executor().parallel_for(static_cast<std::int64_t>(jobs.size()), [&](std::int64_t i) {
+    const auto& [variant, architecture] = jobs[i];
+    const std::string code = text_of(store.cubin(variant, architecture));
+    EXPECT_NE(code.find(variant.entry), std::string::npos)
+        << describe(variant, architecture) << " has no entry " << variant.entry;
+  });
 }
 
 TEST_P(CudaCompile, TheSameSourceMakesTheSameCode) {
-  const std::string code = text_of(compiler_.toy_store().cubin(toy(), 90));
-  EXPECT_EQ(text_of(RealCompiler(GetParam()).toy_store().cubin(toy(), 90)), code);
-  EXPECT_NE(text_of(compiler_.toy_store().cubin(toy("3"), 90)), code);
+  const std::string code = text_of(compiler.store_of(kToySources).cubin(toy(), 90));
+  EXPECT_EQ(text_of(RealCompiler(GetParam()).store_of(kToySources).cubin(toy(), 90)), code);
+  EXPECT_NE(text_of(compiler.store_of(kToySources).cubin(toy("3"), 90)), code);
 }
 
 TEST_P(CudaCompile, ItsErrorsAreQuoted) {
-  const std::string why = refusal(compiler_.toy_store(), toy("nothing"));
+  const std::string why = refusal(compiler.store_of(kToySources), toy("nothing"));
   EXPECT_NE(why.find("\"nothing\" is undefined"), std::string::npos) << why;
   EXPECT_NE(why.find("factor.h"), std::string::npos) << why;
 }
 
 TEST_P(CudaCompile, AnArchitectureThatItDoesNotKnowIsAnError) {
-  EXPECT_THROW(compiler_.toy_store().cubin(toy(), 30), Error);
+  EXPECT_THROW(compiler.store_of(kToySources).cubin(toy(), 30), Error);
 }
 
 /// Keeps more values alive than a thread has registers.
@@ -106,23 +109,16 @@ constexpr EmbeddedFile kSpilling[] = {
      "}\n"}};
 
 TEST_P(CudaCompile, SpillsAreSeen) {
-  StoreSettings settings = StoreSettings::from_environment();
-  settings.sources = kSpilling;
-  settings.cache.clear();
-  settings.pack.clear();
-  (GetParam() == Compiler::Kind::nvcc ? settings.compilers.nvrtc : settings.compilers.nvcc).clear();
+  const CodeStore store = compiler.store_of(kSpilling);
   Variant variant{.source = "toy/spill.cu", .entry = "spill", .definitions = {}};
-  const std::string why = refusal(CodeStore(settings), variant);
+  const std::string why = refusal(store, variant);
   EXPECT_NE(why.find("registers spill"), std::string::npos) << why;
   variant.may_spill = true;
-  EXPECT_EQ(refusal(CodeStore(settings), variant), "");
+  EXPECT_EQ(refusal(store, variant), "");
 }
 
-INSTANTIATE_TEST_SUITE_P(, CudaCompile,
-                         testing::Values(Compiler::Kind::nvcc, Compiler::Kind::nvrtc),
-                         [](const auto& kind) {
-                           return kind.param == Compiler::Kind::nvcc ? "nvcc" : "nvrtc";
-                         });
+INSTANTIATE_TEST_SUITE_P(, CudaCompile, testing::Values("nvcc", "nvrtc"),
+                         [](const auto& kind) { return kind.param; });
 
 TEST(CudaPack, HoldsVariantsOfEveryKernel) {
   for (const int architecture : kArchitectures) {

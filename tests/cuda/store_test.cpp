@@ -243,6 +243,7 @@ TEST(CudaStore, ThreadsCompileOnce) {
   const FakeCompiler compiler(std::string("sleep 0.3; ") + FakeCompiler::kGood);
   std::vector<std::thread> threads;
   std::vector<std::string> codes(4);
+  threads.reserve(codes.size());
   for (std::string& code : codes) {
     threads.emplace_back([&] { code = text_of(compiler.store().cubin(toy(), 90)); });
   }

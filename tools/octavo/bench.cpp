@@ -72,6 +72,7 @@ std::string json_fields(const Measurement& m) {
 }
 
 int run_bench(const Options& options) {
+  if (options.device != "cpu") return run_bench_gpu(options);
   if (options.limits) return run_bench_limits(options);
   if (!options.cases.empty()) return run_bench_cases(options);
   const Problem problem = Problem::parse(options.problem);

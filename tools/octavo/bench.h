@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <string>
+#include <vector>
 
 #include "command.h"
 #include "machine_limits.h"
@@ -26,7 +27,17 @@ Measurement measure(const Problem& problem, const Options& options);
 /// The fields of a measurement in JSON, without braces.
 std::string json_fields(const Measurement& measurement);
 
+struct NamedProblem {
+  std::string name;
+  Problem problem;
+};
+
+/// The problems of the file that the options name, which match.
+std::vector<NamedProblem> pick_cases(const Options& options);
+
 int run_bench_cases(const Options& options);
+/// One problem or a file of them on a GPU: from cold caches, in a graph, and the host's part.
+int run_bench_gpu(const Options& options);
 int run_bench_limits(const Options& options);
 
 }  // namespace octavo::cli

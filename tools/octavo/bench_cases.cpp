@@ -11,11 +11,6 @@
 namespace octavo::cli {
 namespace {
 
-struct NamedProblem {
-  std::string name;
-  Problem problem;
-};
-
 std::string_view trim(std::string_view text) {
   constexpr std::string_view kSpace = " \t\r";
   const std::size_t first = text.find_first_not_of(kSpace);
@@ -54,13 +49,6 @@ std::vector<NamedProblem> read_cases(const std::string& file) {
   return cases;
 }
 
-std::vector<NamedProblem> pick_cases(const Options& options) {
-  std::vector<NamedProblem> cases = read_cases(options.cases);
-  std::erase_if(cases, [&](auto& c) { return c.name.find(options.match) == std::string::npos; });
-  if (cases.empty()) throw UsageError{"--cases " + options.cases + ": no case matches"};
-  return cases;
-}
-
 void print_row(const NamedProblem& c, int width, const Measurement& m, const Floor& floor) {
   std::printf("%-*s  %-18s %11.1f  %8.1f %-7s  %6.1f %%\n", width, c.name.c_str(), m.kernel.c_str(),
               m.median * 1e6, floor.memory ? m.kv_gbs() : m.gflops(),
@@ -69,6 +57,13 @@ void print_row(const NamedProblem& c, int width, const Measurement& m, const Flo
 }
 
 }  // namespace
+
+std::vector<NamedProblem> pick_cases(const Options& options) {
+  std::vector<NamedProblem> cases = read_cases(options.cases);
+  std::erase_if(cases, [&](auto& c) { return c.name.find(options.match) == std::string::npos; });
+  if (cases.empty()) throw UsageError{"--cases " + options.cases + ": no case matches"};
+  return cases;
+}
 
 int run_bench_cases(const Options& options) {
   const std::vector<NamedProblem> cases = pick_cases(options);

@@ -1,14 +1,12 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <csignal>
 #include <cstdio>
 #include <filesystem>
 #include <mutex>
 #include <set>
-#include <thread>
 #include <vector>
 
 #include "command.h"
@@ -83,23 +81,16 @@ void compile_one(const cuda::CodeStore& store, const Job& job, std::mutex& mutex
   }
 }
 
-Tally compile_all(const cuda::CodeStore& store, const std::vector<Job>& jobs, std::size_t workers) {
+Tally compile_all(const cuda::CodeStore& store, const std::vector<Job>& jobs, int workers) {
   const bool progress = isatty(STDERR_FILENO) != 0;
   std::mutex mutex;
   Tally tally;
-  std::atomic<std::size_t> next = 0;
-  const auto work = [&] {
-    while (interrupted == 0) {
-      const std::size_t i = next++;
-      if (i >= jobs.size()) return;
-      compile_one(store, jobs[i], mutex, tally);
-      const std::lock_guard lock(mutex);
-      if (progress) std::fprintf(stderr, "\r%zu / %zu", tally.done(), jobs.size());
-    }
-  };
-  std::vector<std::thread> threads;
-  for (std::size_t i = 0; i < std::min(workers, jobs.size()); ++i) threads.emplace_back(work);
-  for (std::thread& thread : threads) thread.join();
+  ThreadPool(workers).parallel_for(static_cast<std::int64_t>(jobs.size()), [&](std::int64_t i) {
+    if (interrupted != 0) return;
+    compile_one(store, jobs[i], mutex, tally);
+    const std::lock_guard lock(mutex);
+    if (progress) std::fprintf(stderr, "\r%zu / %zu", tally.done(), jobs.size());
+  });
   if (progress) std::fprintf(stderr, "\n");
   return tally;
 }
@@ -151,7 +142,8 @@ int run_compile(const Options& options) {
 
   std::signal(SIGINT, interrupt);
   const auto start = std::chrono::steady_clock::now();
-  const Tally tally = compile_all(store, jobs, options.jobs.value_or(Device::cpu().threads));
+  const Tally tally =
+      compile_all(store, jobs, static_cast<int>(options.jobs.value_or(Device::cpu().threads)));
   const double seconds =
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   const bool whole = interrupted == 0 && tally.failures.empty();

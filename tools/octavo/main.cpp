@@ -26,6 +26,7 @@ Is a kernel right, on random data?
 How fast is it?
   octavo bench paged q=bf16 hq=32 hkv=8 d=128 mask=causal q_len=512 kv_len=4096
   octavo bench --cases bench/cases.txt --match decode
+  octavo bench --device cuda:0 paged q=bf16 hq=32 hkv=8 d=128 mask=causal q_len=1 kv_len=8192
 
 How fast could it be? What the processor and its memory can do at best, in a few seconds:
   octavo bench --limits
@@ -42,7 +43,7 @@ Options
   --seed N              of the random data, or of the first random problem (0)
   --random N            verify N random problems; a failing one is shrunk and printed
   --cases FILE          bench the problems of a file, lines of "name | problem", and print how near
-                        each comes to the limits
+                        each comes to the CPU's limits
   --match TEXT          of --cases, those with the text in their name
   --limits              measure the limits: products and reads, on one thread and on all
   --arch N,N            of compile: compute capabilities without the dot

@@ -12,9 +12,7 @@
 namespace octavo::cuda {
 namespace {
 
-#ifndef MFD_EXEC
-constexpr unsigned MFD_EXEC = 0x10;  // for the C libraries from before Linux 6.3
-#endif
+constexpr unsigned kExecutable = 0x10;  // MFD_EXEC, of Linux 6.3
 
 [[noreturn]] void refuse() {
   throw Error(ErrorCode::unavailable,
@@ -24,7 +22,7 @@ constexpr unsigned MFD_EXEC = 0x10;  // for the C libraries from before Linux 6.
 }  // namespace
 
 MemoryProgram::MemoryProgram(std::string_view bytes) {
-  file_ = memfd_create("octavo-nvrtc", MFD_CLOEXEC | MFD_EXEC);
+  file_ = memfd_create("octavo-nvrtc", MFD_CLOEXEC | kExecutable);
   if (file_ < 0) file_ = memfd_create("octavo-nvrtc", MFD_CLOEXEC);  // an older Linux
   if (file_ < 0) refuse();
   while (!bytes.empty()) {

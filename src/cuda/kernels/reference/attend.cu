@@ -56,17 +56,22 @@ struct Row {
     return sum;
   }
 
-  /// sums = rescale * sums + the values of the visible keys from `first` on, by their weights.
-  __device__ void add_values(float* sums, float rescale, int64_t first, unsigned visible,
-                             float weight, int lane) const {
-    for (int c = lane; c < p.dv; c += kWarp) sums[c] *= rescale;
-    for (; visible != 0; visible &= visible - 1) {
-      const int source = __ffs(static_cast<int>(visible)) - 1;
-      const float w = __shfl_sync(kAllLanes, weight, source);
-      const int64_t offset = slot_of(p, place, first + source).offset(p.v, kv_head);
-      for (int c = lane; c < p.dv; c += kWarp) {
-        sums[c] += w * load(Type{types.kv_type}, p.v.data, offset + c);
+  /// sums = rescale * sums + the values of the visible keys by their weights. `weight` and `slot`:
+  /// of this lane's key.
+  __device__ void add_values(float* sums, float rescale, unsigned visible, float weight,
+                             const Slot& slot, int lane) const {
+    const int64_t own_offset = slot.offset(p.v, kv_head);
+    for (int begin = 0; begin < p.dv; begin += kWarp) {
+      const int c = begin + lane;
+      float sum = c < p.dv ? sums[c] * rescale : 0.0f;
+#pragma unroll 8
+      for (int key = 0; key < kWarp; ++key) {
+        const float w = __shfl_sync(kAllLanes, weight, key);
+        const int64_t offset = __shfl_sync(kAllLanes, own_offset, key);
+        if ((visible >> key & 1) == 0 || c >= p.dv) continue;
+        sum += w * load(Type{types.kv_type}, p.v.data, offset + c);
       }
+      if (c < p.dv) sums[c] = sum;
     }
   }
 
@@ -88,9 +93,10 @@ struct Row {
       const unsigned visible = __ballot_sync(kAllLanes, seen);
       if (visible == 0) continue;
       any = true;
+      const Slot slot = seen ? slot_of(p, place, key) : Slot{0, 0};
       float score = -infinity();
       if (seen) {
-        score = logit(scale * dot(scratch.q, slot_of(p, place, key)), p.cap, slope,
+        score = logit(scale * dot(scratch.q, slot), p.cap, slope,
                       static_cast<int32_t>(key - position()));
       }
       const float before = largest;
@@ -98,7 +104,7 @@ struct Row {
       const float rescale = expf(before - largest);
       const float weight = seen ? expf(score - largest) : 0.0f;
       sum = rescale * sum + sum_of_lanes(weight);
-      add_values(scratch.sums, rescale, first, visible, weight, lane);
+      add_values(scratch.sums, rescale, visible, weight, slot, lane);
     }
 
     const int64_t offset = row() * p.out_token_stride + head * p.out_head_stride;
