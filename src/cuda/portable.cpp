@@ -15,6 +15,7 @@ namespace {
 constexpr int kOldestCapability = 80;
 constexpr std::int64_t kWidest = 576;
 constexpr int kMergeThreads = 128;
+constexpr std::int64_t kMostHeads = 65535;  // of a grid's second axis
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
@@ -59,14 +60,15 @@ Support supports(const Problem& p, const Device& device) {
             "bf16 together: they are ", name(p.q), " and ", name(p.kv));
   s.require(p.d <= kWidest, "d must be at most ", kWidest, ", is ", p.d);
   s.require(p.dv <= kWidest, "dv must be at most ", kWidest, ", is ", p.dv);
+  s.require(p.hkv <= kMostHeads, "hkv must be at most ", kMostHeads, ", is ", p.hkv);
+  s.require(p.max_q_len() <= kAnyRows / p.group(), "q_len times hq / hkv must be at most ",
+            kAnyRows, ", is ", p.max_q_len(), " * ", p.group());
   return s;
 }
 
-double cost_us(const Problem& problem, const Device& device) {
-  constexpr double kLaunchUs = 4;
-  constexpr double kMultiplyAddsPerUs = 1e6;
-  return kLaunchUs + multiply_adds(problem) / (kMultiplyAddsPerUs * device.multiprocessors);
-}
+/// Tokens of a split that the problem asks for; 0: none. A row of an invariant problem takes its
+/// keys in one go, whatever the rows beside it.
+std::int64_t split_of(const Problem& p) { return p.invariant ? 0 : p.split; }
 
 /// How the keys of a request are cut for a class's launch.
 struct Splitting {
@@ -93,17 +95,38 @@ struct Units {
     const std::int64_t most_rows = std::min<std::int64_t>(c.most_rows, p.max_q_len() * p.group());
     const std::int64_t tiles =
         std::min(rows / c.tile.rows + taken, taken * ceil_div(most_rows, c.tile.rows));
-    const std::int64_t shortest = p.split != 0 ? p.split : splitting.shortest;
+    const std::int64_t split = split_of(p);
+    const std::int64_t shortest = split != 0 ? split : splitting.shortest;
     if (shortest == 0) return {tiles, 0};
     const std::int64_t splits =
         ceil_div(p.max_kv_len(), ceil_div(shortest, c.tile.keys) * c.tile.keys);
     if (splits <= 1) return {tiles, 0};
-    if (p.split != 0) return {tiles * splits, tiles * splits};
+    if (split != 0) return {tiles * splits, tiles * splits};
     const std::int64_t each =
         std::min(splits * ceil_div(most_rows, c.tile.rows), splitting.blocks_of_request / p.hkv);
     return {tiles + taken * each, taken * each};
   }
 };
+
+/// Its launches, and the longer of what tensor cores and memory take. Few query tokens use a part
+/// of the tensor cores only, but then memory is the limit.
+double cost_us(const Problem& p, const Device& device) {
+  constexpr double kLaunchUs = 5;
+  constexpr double kMultiplyAddsPerUs = 0.95e6;  // of a multiprocessor
+  constexpr double kMemoryShare = 0.7;
+  double launches = 0;
+  for (const PortableClass& c : classes_of(p, device)) {
+    const Units units = Units::of(p, c, Splitting::of(p, c, device), p.batch(), p.total_q());
+    launches += units.partial > 0 ? 2 : 1;
+  }
+  double tokens = 0;
+  for (const std::int64_t kv_len : p.kv_len) tokens += static_cast<double>(kv_len);
+  const double bytes =
+      tokens * static_cast<double>(p.hkv * (p.d + p.dv)) * static_cast<double>(size_of(p.kv));
+  const double memory_us = bytes / (kMemoryShare * device.memory_gbs * 1e3);
+  const double product_us = multiply_adds(p) / (kMultiplyAddsPerUs * device.multiprocessors);
+  return launches * kLaunchUs + std::max(memory_us, product_us);
+}
 
 std::int64_t partial_bytes(const Problem& p, const PortableClass& c) {
   return p.hkv * c.tile.rows * (ceil_div(p.dv, 32) * 32 + 2) *
@@ -124,6 +147,7 @@ Variant variant_of(const Problem& p, const PortableDims& dims, const PortableTil
            {"OCTAVO_E5M2", number(p.kv == DType::e5m2)},
            {"OCTAVO_MASKED", number(p.mask.kind != MaskKind::none)},
            {"OCTAVO_CAPPED", number(p.cap.has_value())}},
+          // O and S of a warp alone take up to 192 of a lane's 255 registers.
           true};
 }
 
@@ -214,7 +238,7 @@ class Portable final : public StreamKernel {
     const Arguments& a = call.arguments;
     PortableParams params{};
     params.attention = attention_params(call);
-    if (p.invariant) params.attention.split = 0;
+    params.attention.split = static_cast<std::int32_t>(split_of(p));
     params.q_type = static_cast<std::int32_t>(p.q);
     params.out_type = static_cast<std::int32_t>(p.out);
     params.group = divisor(p.group());

@@ -3,11 +3,12 @@
 // A thread block takes a tile of rows (query tokens times the heads of a GQA group) of one request
 // and KV head, and a split of its keys. Each of its warps has rows of its own:
 //
-//   for each tile of keys:        the next tile of K, and this one of V, are on their way
+//   for each tile of keys, while the next is on its way into shared memory:
 //     S = Q . K^T                 Q from registers or shared memory
 //     S -> logits, masked         only where not every row sees the whole tile
-//     O += P . V                  of the tile before, while P = exp2(S - reference)
+//     P = exp2(S - reference)     16 bits
 //     O = O * rescale             seldom: when a logit exceeds the reference by much
+//     O += P . V                  fp32, in registers
 //
 // Tiles begin at multiples of kKeys and hidden keys leave a row unchanged, so the order of a row's
 // sums follows from the keys' positions alone.
@@ -45,8 +46,6 @@ struct Walk {
   Queries queries;
   Softmax softmax;
   Sums sums;
-  Weights weights;       ///< of the tile before
-  bool pending = false;  ///< there are such
 
   __device__ void clear() {
 #pragma unroll
@@ -59,37 +58,27 @@ struct Walk {
     }
   }
 
-  /// Takes the scores of the tile that begins at `first` and is at `stage`, unless there is none,
-  /// and the values of the tile before. `special`: some of these are infinite or NaN.
-  __device__ void step(int32_t first, int stage, bool exists, bool special) {
-    const unsigned char* values = shared.v[stage ^ 1];
+  /// Takes the tile of keys that begins at `first`. `special`: some of its values are infinite or
+  /// NaN.
+  __device__ void step(int32_t first, int stage, bool special) {
     const SeenKeys seen = shared.seen[warp_of_block()];
+    if (!seen.sees_some(first)) return;
     const LogitScale& logit = shared.logit;
-    const bool scored = exists && seen.sees_some(first);
     Scores scores;
-    if (scored) {
-      multiply_keys(scores, queries, query_address(shared), shared.k[stage]);
-      if constexpr (kCapped) cap_scores(scores, logit);
-      if (logit.alibi) add_alibi(scores, logit, shared, first);
-      if (!seen.sees_all(first)) hide(scores, p, shared.tile, shared, first);
-    }
-    if (pending && (!scored || (kMasked && !seen.sees_all(first - kKeys)))) {
-      multiply_values<kMasked>(sums, weights, values);
-      if (kMasked && special) {
-        add_specials(sums, p, shared.tile, shared, first - kKeys, values);
-      }
-      pending = false;
-    }
-    if (!scored) return;
-    const Rescale rescale(scores, logit.scale, softmax);
-    if (pending) {
-      soften_and_multiply(scores, logit.scale, softmax, sums, weights, values);
-    } else {
-      soften(scores, logit.scale, softmax);
-    }
+    multiply_keys(scores, queries, query_address(shared), shared.k[stage]);
+    if constexpr (kCapped) cap_scores(scores, logit);
+    if (logit.alibi) add_alibi(scores, logit, shared, first);
+    const bool whole = seen.sees_all(first);
+    if (!whole) hide(scores, p, shared.tile, shared, first);
+    soften(scores, logit.scale, softmax, sums);
+    Weights weights;
     pack_weights(scores, weights);
-    if (rescale.needed()) rescale.apply(sums);
-    pending = true;
+    if (!kMasked || whole) {
+      multiply_values<false>(sums, weights, shared.v[stage]);
+      return;
+    }
+    multiply_values<true>(sums, weights, shared.v[stage]);
+    if (special) add_specials(sums, p, shared.tile, shared, first, shared.v[stage]);
   }
 };
 
@@ -119,10 +108,11 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   const ValueLoader v(p, a.v, place, kv_head, first_column, a.dv);
   int32_t first = keys.begin / kKeys * kKeys;
   __syncthreads();
-  Found of_values = finder.find(first);
-  k.start(of_values, shared.k[0]);
+  Found found = finder.find(first);
+  k.start(found, shared.k[0]);
+  v.start(found, shared.v[0]);
   commit_copies();
-  Found of_keys = finder.find(first + kKeys);
+  found = finder.find(first + kKeys);
 
   const LogitScale logit(a, kv_head);
   store_queries(p, tile, kv_head, logit.negative ? 0x80008000u : 0u, shared);
@@ -133,28 +123,25 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   Walk walk{p, shared};
   walk.clear();
   load_queries(shared, walk.queries);
-  const int32_t tiles = ceil_div(keys.end - first, kKeys);
   int stage = 0;
 #pragma unroll 1
-  for (int32_t i = 0; i <= tiles; ++i) {
+  for (int32_t left = ceil_div(keys.end - first, kKeys); left > 0; --left) {
     wait_for_copies<0>();
     __syncthreads();
-    if (i < tiles) {
-      v.start(of_values, shared.v[stage]);
-      if (i + 1 < tiles) k.start(of_keys, shared.k[stage ^ 1]);
+    if (left > 1) {
+      k.start(found, shared.k[stage ^ 1]);
+      v.start(found, shared.v[stage ^ 1]);
       commit_copies();
-      of_values = of_keys;
-      of_keys = finder.find(first + 2 * kKeys);
+      found = finder.find(first + 2 * kKeys);
     }
     bool special = false;
-    if (kMasked && i > 0) {
-      const int32_t before = first - kKeys;
+    if constexpr (kMasked) {
       const KeyRange all = shared.seen_by_all;
-      if (i == tiles || before < all.begin || all.end - before < kKeys) {
-        special = __syncthreads_or(has_special(shared.v[stage ^ 1]));
+      if (first < all.begin || all.end - first < kKeys) {
+        special = __syncthreads_or(has_special(shared.v[stage]));
       }
     }
-    walk.step(first, stage, i < tiles, special);
+    walk.step(first, stage, special);
     first += kKeys;
     stage ^= 1;
   }

@@ -87,7 +87,9 @@ class TileLoader {
   __device__ void copy(unsigned offset, unsigned wanted, unsigned char* tile) const {
     constexpr int kAll = kKeysOfWarp * kChunks;
     const unsigned target = shared_address(tile);
-#pragma unroll
+    // The rare case must not take registers from the common one.
+    constexpr int kUnroll = Whole ? kAll / kWarp + 1 : 1;
+#pragma unroll kUnroll
     for (int first = 0; first < kAll; first += kWarp) {
       const int i = first + lane();
       const int key = i / kChunks;

@@ -111,8 +111,9 @@ __device__ inline void pack_weights(const Scores& scores, Weights& weights) {
   }
 }
 
-/// Turns the scores of a tile into weights.
-__device__ inline void soften(Scores& scores, float scale, Softmax& softmax) {
+/// Turns the scores of a tile into weights, and the sums so far into sums of such weights.
+__device__ inline void soften(Scores& scores, float scale, Softmax& softmax, Sums& sums) {
+  const Rescale rescale(scores, scale, softmax);
 #pragma unroll
   for (int b = 0; b < kBlocks; ++b) {
 #pragma unroll
@@ -120,23 +121,7 @@ __device__ inline void soften(Scores& scores, float scale, Softmax& softmax) {
       exponentiate(scores[b][n], scale, softmax.reference[b], softmax.sum[b]);
     }
   }
-}
-
-/// The same, between the products of the tile before: exponentials and tensor cores work at once.
-__device__ inline void soften_and_multiply(Scores& scores, float scale, Softmax& softmax,
-                                           Sums& sums, const Weights& weights,
-                                           const unsigned char* values) {
-  constexpr int kGroups = kDv / kValueColumns;
-  constexpr int kTiles = kBlocks * kKeyTiles;
-#pragma unroll
-  for (int g = 0; g < kGroups; ++g) {
-    multiply_columns<false>(sums, weights, values, g * kValueColumns);
-#pragma unroll
-    for (int i = g * kTiles / kGroups; i < (g + 1) * kTiles / kGroups; ++i) {
-      const int b = i / kKeyTiles;
-      exponentiate(scores[b][i % kKeyTiles], scale, softmax.reference[b], softmax.sum[b]);
-    }
-  }
+  if (rescale.needed()) rescale.apply(sums);
 }
 
 }  // namespace octavo::cuda

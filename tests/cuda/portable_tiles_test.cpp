@@ -1,0 +1,58 @@
+#include "cuda/portable_tiles.h"
+
+#include <gtest/gtest.h>
+
+namespace octavo::cuda {
+namespace {
+
+constexpr int kSmallestLimit = 99 * 1024;  // bytes, of compute capability 8.6, 8.9 and 12.x
+constexpr int kHopperLimit = 227 * 1024;
+
+Problem with_dims(std::int64_t d, std::int64_t dv) {
+  Problem p;
+  p.d = d;
+  p.dv = dv;
+  return p;
+}
+
+TEST(PortableTiles, DecodeFitsEveryDevice) {
+  for (const int kv_bytes : {1, 2}) {
+    for (std::int64_t d = 1; d <= 576; ++d) {
+      for (const std::int64_t dv : {std::int64_t{1}, d, std::int64_t{576}}) {
+        const PortableDims dims = PortableDims::of(with_dims(d, dv));
+        const PortableTile tile = portable_tile(16, dims, kv_bytes, kSmallestLimit);
+        ASSERT_EQ(tile.rows, 16) << "d=" << d << " dv=" << dv;
+        ASSERT_LE(portable_shared_bytes(tile, dims, kv_bytes), kSmallestLimit);
+      }
+    }
+  }
+}
+
+TEST(PortableTiles, EveryColumnIsInOneSlice) {
+  for (std::int64_t dv = 1; dv <= 576; ++dv) {
+    const PortableDims dims = PortableDims::of(with_dims(64, dv));
+    EXPECT_LE(dims.dv, PortableDims::kWidestSlice) << dv;
+    EXPECT_GE(dims.dv * dims.slices, dv);
+    EXPECT_LT(dims.dv * (dims.slices - 1), dv);
+  }
+}
+
+TEST(PortableTiles, ManyRowsWhereThereIsRoom) {
+  for (const int d : {64, 128, 256}) {
+    const PortableDims dims = PortableDims::of(with_dims(d, d));
+    EXPECT_EQ(portable_tile(128, dims, 2, kHopperLimit).rows, 128) << d;
+  }
+  // Two thread blocks on a multiprocessor, each with a KiB of the system's.
+  const PortableDims dims = PortableDims::of(with_dims(128, 128));
+  const PortableTile tile = portable_tile(128, dims, 2, kHopperLimit);
+  EXPECT_LE(2 * (portable_shared_bytes(tile, dims, 2) + 1024), 228 * 1024);
+}
+
+TEST(PortableTiles, FewerKeysRatherThanNoTile) {
+  const PortableDims dims = PortableDims::of(with_dims(128, 128));
+  EXPECT_LT(portable_tile(128, dims, 2, kSmallestLimit).keys,
+            portable_tile(128, dims, 2, kHopperLimit).keys);
+}
+
+}  // namespace
+}  // namespace octavo::cuda
