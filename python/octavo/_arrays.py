@@ -99,7 +99,6 @@ def describe(name: str, array: Any) -> Description:
     if is_gpu_array(array):
         return _octavo.describe(array)
     if is_torch(array):
-        device_of(array)
         return (
             array.data_ptr(),
             dtype_name(array.dtype),
@@ -128,7 +127,7 @@ def require_writable(name: str, array: Any) -> None:
 
     if not isinstance(array, numpy.ndarray):
         raise InvalidArgumentError(
-            f"{name} is a {type(array).__name__}: must be a numpy array or a torch tensor"
+            f"{name} is a {type(array).__name__}: must be a numpy or CuPy array, or a torch tensor"
         )
     if not array.flags.writeable:
         raise InvalidArgumentError(f"{name} is read-only: the result is written into it")

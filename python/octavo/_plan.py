@@ -7,7 +7,15 @@ import os
 from typing import Any
 
 from . import _octavo
-from ._arrays import Description, as_array, current_stream, describe, require_writable
+from ._arrays import (
+    Description,
+    as_array,
+    current_stream,
+    describe,
+    device_of,
+    is_gpu_array,
+    require_writable,
+)
 from ._bounds import Bounds
 from ._errors import InvalidArgumentError
 
@@ -35,6 +43,7 @@ class Plan:
 
     def __init__(self, problem: str, *, kernel: str = "", device: str = "cpu") -> None:
         self._plan = _octavo.plan(problem, device, kernel)
+        self._on_cpu = self._plan.device == "cpu"
         self._hnd = "order=hnd" in self._plan.problem.split()
 
     @property
@@ -78,8 +87,9 @@ class Plan:
     ) -> None:
         """Computes into `out`, and into `lse` where the problem returns it.
 
-        Arrays are numpy arrays, torch tensors, or on a GPU whatever speaks DLPack; only their
-        innermost dimension must be dense. On a GPU all are there, and this only enqueues the work.
+        Arrays are numpy arrays, torch tensors, or on a GPU whatever speaks DLPack, outputs even if
+        their framework takes them for immutable; only their innermost dimension must be dense. On
+        a GPU all are there, and this only enqueues the work.
 
         q            [total_q, hq, d]; request r's rows follow those of request r - 1
         k, v         paged: [pages, page, hkv, d], or [pages, hkv, page, d] with order=hnd;
@@ -110,25 +120,32 @@ class Plan:
         arrays |= {n: as_array(s) for n, s in scales.items() if not isinstance(s, (int, float))}
         outputs = {"out": out} if lse is None else {"out": out, "lse": lse}
         for name, array in outputs.items():
-            require_writable(name, array)
+            if not is_gpu_array(array):
+                require_writable(name, array)
         q, k, v = as_array(q), as_array(k), as_array(v)
         q_lens, kv_lens = as_array(q_lens), as_array(kv_lens)
-        if self._plan.device != "cpu" and stream is None:
+        if not self._on_cpu and stream is None:
             stream = current_stream(q)
         self._plan.run(
-            describe("q", q),
+            self._describe("q", q),
             self._describe_kv("k", k),
             self._describe_kv("v", v),
-            describe("q_lens", q_lens),
-            describe("kv_lens", kv_lens),
-            **{name: describe(name, array) for name, array in outputs.items()},
-            **{name: describe(name, array) for name, array in arrays.items()},
+            self._describe("q_lens", q_lens),
+            self._describe("kv_lens", kv_lens),
+            **{name: self._describe(name, array) for name, array in outputs.items()},
+            **{name: self._describe(name, array) for name, array in arrays.items()},
             **{n: float(s) for n, s in scales.items() if n not in arrays},
             stream=stream,
         )
 
+    def _describe(self, name: str, array: Any) -> Description:
+        # A GPU's plan asks the driver where memory is; the CPU's would just read it.
+        if self._on_cpu and device_of(array) != "cpu":
+            raise InvalidArgumentError(f"{name} is on {device_of(array)}: the plan runs on cpu")
+        return describe(name, array)
+
     def _describe_kv(self, name: str, array: Any) -> Description:
-        address, dtype, shape, strides = describe(name, array)
+        address, dtype, shape, strides = self._describe(name, array)
         if len(shape) == 3:
             return address, dtype, (1, *shape), (0, *strides)
         if len(shape) != 4:

@@ -256,6 +256,13 @@ def test_other_frameworks(framework):
     assert_right(torch.from_dlpack(out), batch.expected())
 
 
+def test_a_plan_on_the_cpu_refuses_what_is_on_a_gpu():
+    batch = Batch([8], [9])
+    with pytest.raises(octavo.InvalidArgumentError, match="k is on cuda:0: the plan runs on cpu"):
+        octavo.attention(batch.q.cpu(), batch.k, batch.v.cpu(), mask="causal",
+                         page_table=batch.table, **batch.lens)  # fmt: skip
+
+
 def test_explain_and_kernels():
     text = octavo.explain("paged q=f32 hq=4 hkv=2 d=64 q_len=8 kv_len=9", device=DEVICE)
     assert all(kernel in text for kernel in octavo.kernels(DEVICE))
