@@ -17,7 +17,8 @@ from ._arrays import LONG_NAMES
 from ._attention import compute
 
 _INPUTS = (
-    "str problem, str kernel, SymInt max_q_len, SymInt max_kv_len, Tensor q, Tensor k, Tensor v, Tensor q_lens, Tensor kv_lens, "
+    "str problem, str kernel, SymInt max_q_len, SymInt max_kv_len, "
+    "Tensor q, Tensor k, Tensor v, Tensor q_lens, Tensor kv_lens, "
     "Tensor? page_table, Tensor? mask_bits, Tensor? sinks, Tensor? alibi_slopes, "
     "float[] scales, Tensor?[] scale_arrays"
 )
