@@ -1,6 +1,9 @@
 #include <gtest/gtest.h>
 
 #include <iostream>
+#include <memory>
+#include <string>
+#include <vector>
 
 #include "core/arguments.h"
 #include "cuda/kernels.h"
@@ -52,8 +55,8 @@ void run(const StreamKernel& kernel, const Problem& planned, const Arguments& ar
 
 /// How many of the problems were covered: those are right, at the second run too, which finds what
 /// the first one left in its workspace.
-int run_all(const KernelInfo& info, const Texts& problems, const Device& device) {
-  int covered = 0;
+std::size_t run_all(const KernelInfo& info, const Texts& problems, const Device& device) {
+  std::size_t covered = 0;
   for (const std::string& text : problems) {
     const Problem problem = Problem::parse(text);
     const auto kernel = load(info, problem, device);
@@ -67,8 +70,8 @@ int run_all(const KernelInfo& info, const Texts& problems, const Device& device)
                                  << result.failure;
     }
   }
-  std::cout << info.name << ": " << covered << " problems, "
-            << problems.size() - static_cast<std::size_t>(covered) << " not covered\n";
+  std::cout << info.name << ": " << covered << " problems, " << problems.size() - covered
+            << " not covered\n";
   return covered;
 }
 
@@ -80,12 +83,16 @@ Texts smoke_and_regressions() {
 }
 
 TEST(EmulatedKernels, ReferenceIsRight) {
-  const Texts problems = smoke_and_regressions();
+  Texts problems = tests::smoke();
+  std::erase_if(problems, [](const std::string& text) {  // lanes meet for each element: slow
+    return Problem::parse(text).d > 72;
+  });
+  EXPECT_GE(problems.size(), 50u);
   EXPECT_EQ(run_all(cuda::reference(), problems, kLarge), problems.size());
 }
 
 TEST(EmulatedKernels, PortableIsRight) {
-  EXPECT_GE(run_all(cuda::portable(), smoke_and_regressions(), kLarge), 40);
+  EXPECT_GE(run_all(cuda::portable(), smoke_and_regressions(), kLarge), 47u);
 }
 
 TEST(EmulatedKernels, PortableIsRightOnEachTile) {
@@ -103,7 +110,8 @@ TEST(EmulatedKernels, PortableIsRightOnEachTile) {
       "paged q=bf16 hq=4 hkv=2 d=64 mask=causal invariant lse q_len=1,70 kv_len=90,71",
       "packed q=bf16 hq=4 hkv=2 d=64 mask=chunked:33 invariant lse q_len=65,0,5 kv_len=65,0,5",
       // Other types, caps and dims.
-      "paged q=bf16 kv=e4m3 hq=8 hkv=2 d=64 page=7 mask=causal split=64 k_scale=head v_scale=tensor "
+      "paged q=bf16 kv=e4m3 hq=8 hkv=2 d=64 page=7 mask=causal split=64 k_scale=head "
+      "v_scale=tensor "
       "lse q_len=3,1 kv_len=100,150",
       "paged q=e4m3 hq=4 hkv=2 d=64 mask=window:20,0 lse q_len=5 kv_len=70",
       "paged q=bf16 hq=4 hkv=2 d=64 mask=window:40,0 cap=5 sinks alibi lse q_len=7 kv_len=100",
@@ -116,7 +124,7 @@ TEST(EmulatedKernels, PortableIsRightWithLittleSharedMemory) {
   const Texts problems = {
       "paged q=bf16 hq=4 hkv=2 d=128 mask=causal invariant lse q_len=1,33 kv_len=70,100"};
   EXPECT_EQ(run_all(cuda::portable(), problems, kLittle), problems.size());
-  EXPECT_EQ(run_all(cuda::portable(), problems, kLarge), 0) << "its tile has more keys there";
+  EXPECT_EQ(run_all(cuda::portable(), problems, kLarge), 0u) << "its tile has more keys there";
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 //   EMULATED_ENTRY      its function
 //   EMULATED_NAMESPACE  in place of `cuda`: constants of the same name differ between variants
 //   EMULATED_SHARED     what stands in its dynamic shared memory, if it has one
+//   EMULATED_MEMORY     in place of `memory`, which is that
 #include "block.h"
 #include "cuda_builtins.h"
 #include "emulated.h"
@@ -13,6 +14,7 @@ using cuda::Grid;
 }
 
 #define cuda EMULATED_NAMESPACE
+#define memory EMULATED_MEMORY
 
 #include EMULATED_SOURCE
 

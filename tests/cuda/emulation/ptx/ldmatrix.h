@@ -21,8 +21,8 @@ inline unsigned shared_address(const void* pointer) {
 /// Element (row, column) of the matrix whose rows' addresses lanes 8 * matrix and on have given.
 inline unsigned matrix_element(const emulation::Warp& warp, int matrix, int row, int column) {
   unsigned short element;
-  std::memcpy(&element,
-              &emulation::shared_memory()[warp[8 * matrix + row].given[0] + 2 * column], 2);
+  std::memcpy(&element, &emulation::shared_memory()[warp[8 * matrix + row].given[0] + 2 * column],
+              2);
   return element;
 }
 
