@@ -6,7 +6,6 @@
 #include <cstring>
 #include <deque>
 #include <exception>
-#include <memory>
 #include <random>
 #include <stdexcept>
 #include <vector>
@@ -32,13 +31,10 @@ struct Meeting {
 
 /// Stacks outlive their block: the next one takes them.
 unsigned char* stacks(int threads) {
-  thread_local std::unique_ptr<unsigned char[]> memory;
-  thread_local int room = 0;
-  if (threads > room) {
-    memory = std::make_unique_for_overwrite<unsigned char[]>(kStackBytes * threads);
-    room = threads;
-  }
-  return memory.get();
+  thread_local std::vector<unsigned char> memory;
+  const std::size_t needed = kStackBytes * static_cast<std::size_t>(threads);
+  if (memory.size() < needed) memory.resize(needed);
+  return memory.data();
 }
 
 class Block {

@@ -100,7 +100,7 @@ TEST(EmulatedKernels, PortableIsRightOnEachTile) {
       // Requests of 16, 64 and 128 rows in a batch, whole and split.
       "paged q=bf16 hq=4 hkv=2 d=64 mask=causal lse q_len=1,30,70 kv_len=129,65,150",
       "paged q=bf16 hq=4 hkv=2 d=64 page=7 mask=causal split=64 lse q_len=70,1,30 kv_len=150,97,70",
-      "paged order=hnd q=bf16 hq=4 hkv=2 d=64 mask=window:70,0 split=64 sinks lse q_len=66,0,1 "
+      "paged q=bf16 hq=4 hkv=2 d=64 mask=window:70,0 split=64 sinks lse q_len=66,0,1 "
       "kv_len=200,9,150",
       "paged q=bf16 hq=4 hkv=2 d=64 mask=bits split=64 alibi lse q_len=2,33 kv_len=131,70",
       // Splits that follow from the lengths.
@@ -110,9 +110,7 @@ TEST(EmulatedKernels, PortableIsRightOnEachTile) {
       "paged q=bf16 hq=4 hkv=2 d=64 mask=causal invariant lse q_len=1,70 kv_len=90,71",
       "packed q=bf16 hq=4 hkv=2 d=64 mask=chunked:33 invariant lse q_len=65,0,5 kv_len=65,0,5",
       // Other types, caps and dims.
-      "paged q=bf16 kv=e4m3 hq=8 hkv=2 d=64 page=7 mask=causal split=64 k_scale=head "
-      "v_scale=tensor "
-      "lse q_len=3,1 kv_len=100,150",
+      "paged q=bf16 kv=e4m3 hq=8 hkv=2 d=64 mask=causal split=64 k_scale=head q_len=3 kv_len=150",
       "paged q=e4m3 hq=4 hkv=2 d=64 mask=window:20,0 lse q_len=5 kv_len=70",
       "paged q=bf16 hq=4 hkv=2 d=64 mask=window:40,0 cap=5 sinks alibi lse q_len=7 kv_len=100",
       "ragged q=bf16 hq=8 hkv=2 d=64 dv=32 mask=none split=32 lse q_len=4,1 kv_len=75,0",
@@ -125,6 +123,42 @@ TEST(EmulatedKernels, PortableIsRightWithLittleSharedMemory) {
       "paged q=bf16 hq=4 hkv=2 d=128 mask=causal invariant lse q_len=1,33 kv_len=70,100"};
   EXPECT_EQ(run_all(cuda::portable(), problems, kLittle), problems.size());
   EXPECT_EQ(run_all(cuda::portable(), problems, kLarge), 0u) << "its tile has more keys there";
+}
+
+TEST(EmulatedKernels, InvariantRowsHaveTheSameBitsInChunks) {
+  constexpr std::int64_t kBefore = 41;  // query tokens of the first chunk
+  const Problem problem =
+      Problem::parse("paged q=bf16 hq=4 hkv=2 d=64 mask=causal invariant lse q_len=73 kv_len=130");
+  const auto kernel = load(cuda::portable(), problem, kLarge);
+  ASSERT_NE(kernel, nullptr);
+  const verify::Case whole(problem, 1, workspace_of(*kernel));
+  const verify::Case chunked(problem, 1, workspace_of(*kernel));
+  run(*kernel, problem, whole.arguments());
+
+  Arguments chunk = chunked.arguments();
+  std::int32_t q_len = kBefore;
+  std::int32_t kv_len = 130 - 73 + kBefore;
+  chunk.q_lens = {&q_len, 1};
+  chunk.kv_lens = {&kv_len, 1};
+  run(*kernel, problem, chunk);
+  const auto skip = [&](auto& view, std::size_t element_bytes) {
+    view.data = reinterpret_cast<std::byte*>(view.data) +
+                kBefore * view.stride[0] * static_cast<std::int64_t>(element_bytes);
+  };
+  skip(chunk.q, size_of(problem.q));
+  skip(chunk.out, size_of(problem.out));
+  skip(chunk.lse, sizeof(float));
+  q_len = 73 - kBefore;
+  kv_len = 130;
+  run(*kernel, problem, chunk);
+  for (std::int64_t token = 0; token < 73; ++token) {
+    for (std::int64_t head = 0; head < problem.hq; ++head) {
+      EXPECT_EQ(whole.lse(token, head), chunked.lse(token, head)) << token;
+      for (std::int64_t c = 0; c < problem.dv; ++c) {
+        ASSERT_EQ(whole.out(token, head, c), chunked.out(token, head, c)) << token;
+      }
+    }
+  }
 }
 
 }  // namespace
