@@ -100,8 +100,7 @@ TEST(EmulatedKernels, PortableIsRightOnEachTile) {
       // Requests of 16, 64 and 128 rows in a batch, whole and split.
       "paged q=bf16 hq=4 hkv=2 d=64 mask=causal lse q_len=1,30,70 kv_len=129,65,150",
       "paged q=bf16 hq=4 hkv=2 d=64 page=7 mask=causal split=64 lse q_len=70,1,30 kv_len=150,97,70",
-      "paged q=bf16 hq=4 hkv=2 d=64 mask=window:70,0 split=64 sinks lse q_len=66,0,1 "
-      "kv_len=200,9,150",
+      "paged q=bf16 hq=4 hkv=2 d=64 mask=window:70,0 split=64 sinks lse q_len=66,0 kv_len=200,9",
       "paged q=bf16 hq=4 hkv=2 d=64 mask=bits split=64 alibi lse q_len=2,33 kv_len=131,70",
       // Splits that follow from the lengths.
       "paged q=bf16 hq=4 hkv=2 d=64 mask=causal lse q_len=1,1,2 kv_len=1100,20,530",
