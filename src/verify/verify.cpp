@@ -50,23 +50,13 @@ class Comparison {
 
 }  // namespace
 
-Result verify(const Plan& plan, std::uint64_t seed, Executor& executor) {
-  const Problem& p = plan.problem();
-  const bool cpu = plan.device().is_cpu();
-  Case c(p, seed, cpu ? Workspace{plan.workspace_size()} : gpu_workspace(plan));
-  if (cpu) {
-    plan.run(c.arguments(), executor);
-  } else {
-    DeviceCopy copy(c, plan.device());
-    plan.run(copy.arguments(), Stream{});
-    copy.bring_back();
-  }
-
+Result compare(const Case& c, DType weights) {
+  const Problem& p = c.problem();
   Comparison comparison;
   for (std::int64_t r = 0; r < p.batch(); ++r) {
     for (std::int64_t i = 0; i < p.q_len[r]; ++i) {
       for (std::int64_t h = 0; h < p.hq; ++h) {
-        const Row row = oracle_row(c, r, i, h, plan.weights());
+        const Row row = oracle_row(c, r, i, h, weights);
         const std::int64_t token = c.first_q(r) + i;
         for (std::int64_t j = 0; j < p.dv; ++j) {
           comparison.check("out", r, i, h, j, c.out(token, h, j), row.out[j], row.out_bound[j]);
@@ -76,6 +66,19 @@ Result verify(const Plan& plan, std::uint64_t seed, Executor& executor) {
     }
   }
   return comparison.finish(c);
+}
+
+Result verify(const Plan& plan, std::uint64_t seed, Executor& executor) {
+  const bool cpu = plan.device().is_cpu();
+  Case c(plan.problem(), seed, cpu ? Workspace{plan.workspace_size()} : gpu_workspace(plan));
+  if (cpu) {
+    plan.run(c.arguments(), executor);
+  } else {
+    DeviceCopy copy(c, plan.device());
+    plan.run(copy.arguments(), Stream{});
+    copy.bring_back();
+  }
+  return compare(c, plan.weights());
 }
 
 }  // namespace octavo::verify

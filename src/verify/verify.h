@@ -9,6 +9,8 @@
 
 namespace octavo::verify {
 
+class Case;
+
 /// What came of one kernel on one problem.
 struct Result {
   bool passed = false;
@@ -21,6 +23,10 @@ struct Result {
 /// error bound follows from the dtypes and the row's own numbers. A plan for a GPU runs on its
 /// default stream, not on the executor.
 Result verify(const Plan& plan, std::uint64_t seed, Executor& executor);
+
+/// What a run left in the case's outputs, compared with the oracle. `weights`: what the kernel
+/// rounds weights to.
+Result compare(const Case& c, DType weights);
 
 /// A valid problem drawn from the whole space, small enough to verify in milliseconds.
 Problem sample(std::uint64_t seed);

@@ -1,0 +1,164 @@
+#include <gtest/gtest.h>
+
+#include <iostream>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/arguments.h"
+#include "cuda/kernels.h"
+#include "emulated.h"
+#include "problems.h"
+#include "verify/case.h"
+#include "verify/verify.h"
+
+namespace octavo::emulation {
+namespace {
+
+using Texts = std::vector<std::string>;
+
+Device device_with(int shared_kib) {
+  Device device;
+  device.id = "cuda:0";
+  device.name = "Emulated";
+  device.capability = 90;
+  device.multiprocessors = 132;
+  device.shared_per_block = shared_kib * 1024;
+  device.l2_bytes = 50 << 20;
+  device.memory_gbs = 3350;
+  return device;
+}
+
+const Device kLarge = device_with(227);
+const Device kLittle = device_with(99);
+
+/// Null where the kernel refuses the problem, or a variant that it needs was not emulated.
+std::shared_ptr<const StreamKernel> load(const KernelInfo& info, const Problem& problem,
+                                         const Device& device) {
+  if (!info.supports(problem, device).reasons().empty()) return nullptr;
+  try {
+    return info.load(problem, device);
+  } catch (const NotEmulated&) {
+    return nullptr;
+  }
+}
+
+verify::Workspace workspace_of(const StreamKernel& kernel) {
+  return {kernel.workspace(), 256, false};
+}
+
+/// Runs a kernel that was loaded for `planned`.
+void run(const StreamKernel& kernel, const Problem& planned, const Arguments& arguments) {
+  const StreamCall call = make_stream_call(planned, arguments, kernel.workspace(), nullptr);
+  if (call.requests > 0 && call.rows > 0) kernel.launch(call);
+}
+
+/// How many of the problems were covered: those are right, at the second run too, which finds what
+/// the first one left in its workspace.
+std::size_t run_all(const KernelInfo& info, const Texts& problems, const Device& device) {
+  std::size_t covered = 0;
+  for (const std::string& text : problems) {
+    const Problem problem = Problem::parse(text);
+    const auto kernel = load(info, problem, device);
+    if (kernel == nullptr) continue;
+    ++covered;
+    verify::Case c(problem, 1, workspace_of(*kernel));
+    for (int i = 0; i < (kernel->workspace() > 0 ? 2 : 1); ++i) {
+      run(*kernel, problem, c.arguments());
+      const verify::Result result = verify::compare(c, info.weights);
+      EXPECT_TRUE(result.passed) << info.name << ", run " << i << " of " << text << ": "
+                                 << result.failure;
+    }
+  }
+  std::cout << info.name << ": " << covered << " problems, " << problems.size() - covered
+            << " not covered\n";
+  return covered;
+}
+
+Texts smoke_and_regressions() {
+  Texts problems = tests::smoke();
+  const Texts& more = tests::regressions();
+  problems.insert(problems.end(), more.begin(), more.end());
+  return problems;
+}
+
+TEST(EmulatedKernels, ReferenceIsRight) {
+  Texts problems = tests::smoke();
+  std::erase_if(problems, [](const std::string& text) {  // lanes meet for each element: slow
+    return Problem::parse(text).d > 72;
+  });
+  EXPECT_GE(problems.size(), 50u);
+  EXPECT_EQ(run_all(cuda::reference(), problems, kLarge), problems.size());
+}
+
+TEST(EmulatedKernels, PortableIsRight) {
+  EXPECT_GE(run_all(cuda::portable(), smoke_and_regressions(), kLarge), 47u);
+}
+
+TEST(EmulatedKernels, PortableIsRightOnEachTile) {
+  const Texts problems = {
+      // Requests of 16, 64 and 128 rows in a batch, whole and split.
+      "paged q=bf16 hq=4 hkv=2 d=64 mask=causal lse q_len=1,30,70 kv_len=129,65,150",
+      "paged q=bf16 hq=4 hkv=2 d=64 page=7 mask=causal split=64 lse q_len=70,1,30 kv_len=150,97,70",
+      "paged q=bf16 hq=4 hkv=2 d=64 mask=window:70,0 split=64 sinks lse q_len=66,0 kv_len=200,9",
+      "paged q=bf16 hq=4 hkv=2 d=64 mask=bits split=64 alibi lse q_len=2,33 kv_len=131,70",
+      // Splits that follow from the lengths.
+      "paged q=bf16 hq=4 hkv=2 d=64 mask=causal lse q_len=1,1,2 kv_len=1100,20,530",
+      "paged q=bf16 hq=2 hkv=1 d=64 page=64 mask=causal lse q_len=33 kv_len=2100",
+      // Invariant ones.
+      "paged q=bf16 hq=4 hkv=2 d=64 mask=causal invariant lse q_len=1,70 kv_len=90,71",
+      "packed q=bf16 hq=4 hkv=2 d=64 mask=chunked:33 invariant lse q_len=65,0,5 kv_len=65,0,5",
+      // Other types, caps and dims.
+      "paged q=bf16 kv=e4m3 hq=8 hkv=2 d=64 mask=causal split=64 k_scale=head q_len=3 kv_len=150",
+      "paged q=e4m3 hq=4 hkv=2 d=64 mask=window:20,0 lse q_len=5 kv_len=70",
+      "paged q=bf16 hq=4 hkv=2 d=64 mask=window:40,0 cap=5 sinks alibi lse q_len=7 kv_len=100",
+      "ragged q=bf16 hq=8 hkv=2 d=64 dv=32 mask=none split=32 lse q_len=4,1 kv_len=75,0",
+  };
+  EXPECT_EQ(run_all(cuda::portable(), problems, kLarge), problems.size());
+}
+
+TEST(EmulatedKernels, PortableIsRightWithLittleSharedMemory) {
+  const Texts problems = {
+      "paged q=bf16 hq=4 hkv=2 d=128 mask=causal invariant lse q_len=1,33 kv_len=70,100"};
+  EXPECT_EQ(run_all(cuda::portable(), problems, kLittle), problems.size());
+  EXPECT_EQ(run_all(cuda::portable(), problems, kLarge), 0u) << "its tile has more keys there";
+}
+
+TEST(EmulatedKernels, InvariantRowsHaveTheSameBitsInChunks) {
+  constexpr std::int64_t kBefore = 41;  // query tokens of the first chunk
+  const Problem problem =
+      Problem::parse("paged q=bf16 hq=4 hkv=2 d=64 mask=causal invariant lse q_len=73 kv_len=130");
+  const auto kernel = load(cuda::portable(), problem, kLarge);
+  ASSERT_NE(kernel, nullptr);
+  const verify::Case whole(problem, 1, workspace_of(*kernel));
+  const verify::Case chunked(problem, 1, workspace_of(*kernel));
+  run(*kernel, problem, whole.arguments());
+
+  Arguments chunk = chunked.arguments();
+  std::int32_t q_len = kBefore;
+  std::int32_t kv_len = 130 - 73 + kBefore;
+  chunk.q_lens = {&q_len, 1};
+  chunk.kv_lens = {&kv_len, 1};
+  run(*kernel, problem, chunk);
+  const auto skip = [&](auto& view, std::size_t element_bytes) {
+    view.data = reinterpret_cast<std::byte*>(view.data) +
+                kBefore * view.stride[0] * static_cast<std::int64_t>(element_bytes);
+  };
+  skip(chunk.q, size_of(problem.q));
+  skip(chunk.out, size_of(problem.out));
+  skip(chunk.lse, sizeof(float));
+  q_len = 73 - kBefore;
+  kv_len = 130;
+  run(*kernel, problem, chunk);
+  for (std::int64_t token = 0; token < 73; ++token) {
+    for (std::int64_t head = 0; head < problem.hq; ++head) {
+      EXPECT_EQ(whole.lse(token, head), chunked.lse(token, head)) << token;
+      for (std::int64_t c = 0; c < problem.dv; ++c) {
+        ASSERT_EQ(whole.out(token, head, c), chunked.out(token, head, c)) << token;
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace octavo::emulation
