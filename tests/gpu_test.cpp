@@ -151,6 +151,7 @@ TEST_P(Gpu, TwoStreamsAtOnceGiveTheSameBits) {
 
     std::vector<std::thread> callers;
     std::vector<int> right(2, 0);
+    callers.reserve(right.size());
     for (int& is_right : right) {
       callers.emplace_back([&plan, &expected, &is_right] {
         verify::Case c(plan.problem(), 4, verify::gpu_workspace(plan));
