@@ -333,6 +333,7 @@ TEST_P(Determinism, InvariantRowsAgreeAfterAPrefixHit) {
 /// All that can be forced, and what `select` picks: with `invariant`, the same at all lengths.
 std::vector<Chosen> kernels(const std::string& device, const std::vector<KernelInfo>& table) {
   std::vector<Chosen> all;
+  all.reserve(table.size() + 1);
   for (const KernelInfo& kernel : table) all.push_back({device, std::string(kernel.name)});
   all.push_back({device, ""});
   return all;
