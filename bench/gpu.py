@@ -5,7 +5,8 @@
 
 Each round gives every implementation one run in turn, because a card's clock falls while it works.
 Times are medians on the device: after a write of more than the L2 cache where a case has few queries,
-as do_bench does; back to back otherwise. Results must agree with PyTorch's, or the exit code is 1.
+as do_bench does; back to back otherwise. Octavo's results must agree with float64, or the exit code is
+1. A kernel of PyTorch's that refuses a case has a dash.
 """
 
 from __future__ import annotations

@@ -140,14 +140,12 @@ def empty(shape: tuple[int, ...], dtype: str, like: Any) -> Any:
         import torch
 
         return torch.empty(shape, dtype=getattr(torch, name), device=like.device)
-    if framework_of(like) == "cupy":
-        import cupy
-
-        return cupy.empty(shape, dtype=name)
-    if framework_of(like) == "jax" and is_gpu_array(like):
+    if framework_of(like) == "jax":
         import jax
 
         return jax.block_until_ready(jax.numpy.empty(shape, dtype=name, device=like.device))
+    if is_gpu_array(like):
+        return _array_module(like).empty(shape, dtype=name)
     import numpy
 
     try:

@@ -178,6 +178,6 @@ def plan_within(problem: str, bounds: Bounds, kernel: str, device: str) -> Plan:
     return _remembered(problem, kernel, os.environ.get("OCTAVO_KERNEL", ""), bounds, device)
 
 
-def wait(device: str, stream: int = 0) -> None:
-    """Waits until the work that a stream of a GPU has so far is done."""
-    _octavo.wait(device, stream)
+def wait(device: str) -> None:
+    """Waits until the work that the default stream of a GPU has so far is done."""
+    _octavo.wait(device, 0)

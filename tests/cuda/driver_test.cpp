@@ -2,26 +2,14 @@
 
 #include <gtest/gtest.h>
 
-#include <functional>
 #include <string>
 
+#include "error_of.h"
 #include "fake_gpu.h"
 #include "octavo/octavo.h"
 
 namespace octavo::cuda {
 namespace {
-
-/// The message of the error of this kind that the body throws; the test fails if it does not.
-std::string error_of(ErrorCode code, const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    EXPECT_EQ(static_cast<int>(error.code()), static_cast<int>(code)) << error.what();
-    return error.what();
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return {};
-}
 
 std::string refusal() {
   return error_of(ErrorCode::unavailable, [] { Device::parse("cuda:0"); });

@@ -9,6 +9,7 @@
 
 #include "core/arguments.h"
 #include "cuda/kernels/reference/params.h"
+#include "error_of.h"
 #include "octavo/c.h"
 #include "reserved_case.h"
 
@@ -19,17 +20,6 @@ const char kText[] =
     "paged pool=split q=bf16 kv=e4m3 hq=6 hkv=2 d=64 page=16 mask=bits cap=30 scale=0.25 sinks "
     "alibi "
     "lse q_scale=tensor k_scale=head v_scale=head out_scale=tensor q_len=3,2 kv_len=33,9";
-
-std::string error_of(ErrorCode code, const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const Error& error) {
-    EXPECT_EQ(static_cast<int>(error.code()), static_cast<int>(code)) << error.what();
-    return error.what();
-  }
-  ADD_FAILURE() << "nothing was thrown";
-  return {};
-}
 
 Plan plan_on(const char* device, const char* text = kText) {
   return select(Problem::parse(text), Device::parse(device), "cuda_reference").plan();
@@ -319,6 +309,7 @@ TEST(CudaRun, AFailedLaunchNamesTheCallTheKernelAndTheProblem) {
 TEST(CudaRun, ThreadsLoadCodeOncePerDevice) {
   const FakeGpu gpu;
   std::vector<std::thread> threads;
+  threads.reserve(8);
   for (int i = 0; i < 8; ++i) {
     threads.emplace_back([&gpu, i] {
       const int ordinal = i % 2;

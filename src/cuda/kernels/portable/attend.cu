@@ -150,7 +150,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   if (shared.tile.is_split()) {
     const int64_t index =
         partials_before<kRows, kKeys>(p, shared.tile.place.request) + shared.tile.place.unit;
-    write_partial(p, shared.tile, walk.softmax, walk.sums, slice,
+    write_partial(shared.tile, walk.softmax, walk.sums, slice,
                   partial_at<kRows>(p, index, kv_head));
   } else {
     write_result(p, shared.tile, kv_head, walk.softmax, walk.sums, slice, shared.q);

@@ -13,9 +13,8 @@ struct Slice {
   __device__ bool is_first() const { return first == 0; }
 };
 
-__device__ inline void write_partial(const PortableParams& p, const RowTile& tile,
-                                     const Softmax& softmax, const Sums& sums, const Slice& slice,
-                                     const Partial& to) {
+__device__ inline void write_partial(const RowTile& tile, const Softmax& softmax, const Sums& sums,
+                                     const Slice& slice, const Partial& to) {
 #pragma unroll
   for (int b = 0; b < kBlocks; ++b) {
 #pragma unroll
