@@ -15,7 +15,8 @@ namespace {
 constexpr int kOldestCapability = 80;
 constexpr std::int64_t kWidest = 576;
 constexpr int kMergeThreads = 128;
-constexpr std::int64_t kMostHeads = 65535;  // of a grid's second axis
+constexpr std::int64_t kMostMergeBlocks = 16;  // of a tile of rows
+constexpr std::int64_t kMostHeads = 65535;     // of a grid's second axis
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
@@ -29,12 +30,15 @@ std::optional<DType> multiplied_type(const Problem& p) {
   return std::nullopt;
 }
 
+bool is_masked(const Problem& p) { return p.mask.kind != MaskKind::none; }
+
 /// The launches of a problem: by the rows of a request, so that its tile follows from its own
 /// length. Invariant problems have one tile for all rows.
 std::vector<PortableClass> classes_of(const Problem& p, const Device& device) {
   const PortableDims dims = PortableDims::of(p);
   const auto tile = [&](int rows) {
-    return portable_tile(rows, dims, static_cast<int>(size_of(p.kv)), device.shared_per_block);
+    return portable_tile(rows, dims, static_cast<int>(size_of(p.kv)), is_masked(p),
+                         device.shared_per_block);
   };
   std::vector<PortableClass> classes;
   int fewest = 1;
@@ -77,16 +81,22 @@ struct Splitting {
 
   static Splitting of(const Problem& p, const PortableClass& c, const Device& device) {
     if (p.invariant) return {0, 0};
-    return c.tile.rows == 16 ? Splitting{6 * device.multiprocessors, 256}
-                             : Splitting{2 * device.multiprocessors, 1024};
+    if (c.tile.rows > 16) return {2 * device.multiprocessors, 1024};
+    constexpr int kReserved = 1024;      // bytes, of each block and of each multiprocessor
+    constexpr int kMostByRegisters = 8;  // blocks of one warp
+    const int shared =
+        portable_shared_bytes(c.tile, PortableDims::of(p), static_cast<int>(size_of(p.kv)));
+    const int blocks = (device.shared_per_block + kReserved) / (shared + kReserved);
+    return {std::min(blocks, kMostByRegisters) * device.multiprocessors, 512};
   }
 };
 
-/// How many units, tiles of rows times splits, a class's launch may have, and how many of them may
-/// leave partial results, for so many requests with so many query tokens.
+/// How many units, tiles of rows times splits, a class's launch may have, for so many requests with
+/// so many query tokens.
 struct Units {
   std::int64_t all;
-  std::int64_t partial;
+  std::int64_t partial;  ///< that may leave partial results
+  std::int64_t merged;   ///< tiles that may have them
 
   static Units of(const Problem& p, const PortableClass& c, const Splitting& splitting,
                   std::int64_t requests, std::int64_t tokens) {
@@ -97,14 +107,14 @@ struct Units {
         std::min(rows / c.tile.rows + taken, taken * ceil_div(most_rows, c.tile.rows));
     const std::int64_t split = split_of(p);
     const std::int64_t shortest = split != 0 ? split : splitting.shortest;
-    if (shortest == 0) return {tiles, 0};
+    if (shortest == 0) return {tiles, 0, 0};
     const std::int64_t splits =
         ceil_div(p.max_kv_len(), ceil_div(shortest, c.tile.keys) * c.tile.keys);
-    if (splits <= 1) return {tiles, 0};
-    if (split != 0) return {tiles * splits, tiles * splits};
+    if (splits <= 1) return {tiles, 0, 0};
+    if (split != 0) return {tiles * splits, tiles * splits, tiles};
     const std::int64_t each =
         std::min(splits * ceil_div(most_rows, c.tile.rows), splitting.blocks_of_request / p.hkv);
-    return {tiles + taken * each, taken * each};
+    return {tiles + taken * each, taken * each, std::min(tiles, taken * each / 2)};
   }
 };
 
@@ -145,7 +155,7 @@ Variant variant_of(const Problem& p, const PortableDims& dims, const PortableTil
            {"OCTAVO_BF16", number(*multiplied_type(p) == DType::bf16)},
            {"OCTAVO_KV_BYTES", number(size_of(p.kv))},
            {"OCTAVO_E5M2", number(p.kv == DType::e5m2)},
-           {"OCTAVO_MASKED", number(p.mask.kind != MaskKind::none)},
+           {"OCTAVO_MASKED", number(is_masked(p))},
            {"OCTAVO_CAPPED", number(p.cap.has_value())}},
           // O and S of a warp alone take up to 192 of a lane's 255 registers.
           true};
@@ -221,14 +231,19 @@ class Portable final : public StreamKernel {
       params.most_rows = launch.of.most_rows;
       params.blocks_of_request = launch.splitting.blocks_of_request;
       params.shortest_split = launch.splitting.shortest;
+      params.merge_blocks = static_cast<std::int32_t>(std::min(
+          {p.max_q_len() * p.group(), std::int64_t{launch.of.tile.rows}, kMostMergeBlocks}));
       const Units units = Units::of(p, launch.of, launch.splitting, call.requests, call.rows);
       if (units.all == 0) continue;
-      Grid grid{static_cast<std::uint32_t>(units.all), static_cast<std::uint32_t>(p.hkv),
-                static_cast<std::uint32_t>(dims_.slices)};
-      launch.attend.launch(grid, launch.of.tile.threads(), call.stream, &params, sizeof params);
-      if (units.partial == 0) continue;
-      grid.z = 1;
-      launch.merge->launch(grid, kMergeThreads, call.stream, &params, sizeof params);
+      const auto grid = [&](std::int64_t x, std::int64_t z) {
+        return Grid{static_cast<std::uint32_t>(x), static_cast<std::uint32_t>(p.hkv),
+                    static_cast<std::uint32_t>(z)};
+      };
+      launch.attend.launch(grid(units.all, dims_.slices), launch.of.tile.threads(), call.stream,
+                           &params, sizeof params);
+      if (units.merged == 0) continue;
+      launch.merge->launch(grid(units.merged, params.merge_blocks), kMergeThreads, call.stream,
+                           &params, sizeof params);
     }
   }
 

@@ -55,14 +55,16 @@ constexpr int portable_shared_bytes(const PortableTile& tile, const PortableDims
 }
 
 /// The largest tile of so many rows that the device has shared memory for. A warp's sums of O take
-/// rows * dv / 32 registers of each of its lanes: 32 rows up to 128 columns, 16 beyond.
-constexpr PortableTile portable_tile(int rows, const PortableDims& dims, int kv_bytes,
+/// rows * dv / 32 registers of each of its lanes: 32 rows up to 128 columns, 16 beyond. Those of
+/// 128 columns leave room for the logits of 64 keys, but not for masking them.
+constexpr PortableTile portable_tile(int rows, const PortableDims& dims, int kv_bytes, bool masked,
                                      int shared_limit) {
   const int widest = std::max(dims.d, dims.dv);
   PortableTile tile{rows, rows / 16, 64};
   if (rows == 16) tile.keys = 32;
   if (rows == 128 && widest <= 128) tile.warps = 4;
-  if (widest > 128) tile.keys = 32;
+  if (rows == 128 && widest > 64 && widest <= 128 && masked) tile.keys = 32;
+  if (rows < 128 && widest > 128) tile.keys = 32;
   if (widest > 256) tile.keys = 16;
   while (tile.keys > 16 && portable_shared_bytes(tile, dims, kv_bytes) > shared_limit) {
     tile.keys /= 2;

@@ -20,7 +20,7 @@ TEST(PortableTiles, DecodeFitsEveryDevice) {
     for (std::int64_t d = 1; d <= 576; ++d) {
       for (const std::int64_t dv : {std::int64_t{1}, d, std::int64_t{576}}) {
         const PortableDims dims = PortableDims::of(with_dims(d, dv));
-        const PortableTile tile = portable_tile(16, dims, kv_bytes, kSmallestLimit);
+        const PortableTile tile = portable_tile(16, dims, kv_bytes, true, kSmallestLimit);
         ASSERT_EQ(tile.rows, 16) << "d=" << d << " dv=" << dv;
         ASSERT_LE(portable_shared_bytes(tile, dims, kv_bytes), kSmallestLimit);
       }
@@ -39,19 +39,21 @@ TEST(PortableTiles, EveryColumnIsInOneSlice) {
 
 TEST(PortableTiles, ManyRowsWhereThereIsRoom) {
   for (const int d : {64, 128, 256}) {
-    const PortableDims dims = PortableDims::of(with_dims(d, d));
-    EXPECT_EQ(portable_tile(128, dims, 2, kHopperLimit).rows, 128) << d;
+    for (const bool masked : {false, true}) {
+      const PortableDims dims = PortableDims::of(with_dims(d, d));
+      const PortableTile tile = portable_tile(128, dims, 2, masked, kHopperLimit);
+      EXPECT_EQ(tile.rows, 128) << d;
+      // Thread blocks on a multiprocessor, each with a KiB of the system's.
+      const int blocks = d == 256 ? 1 : 2;
+      EXPECT_LE(blocks * (portable_shared_bytes(tile, dims, 2) + 1024), 228 * 1024) << d;
+    }
   }
-  // Two thread blocks on a multiprocessor, each with a KiB of the system's.
-  const PortableDims dims = PortableDims::of(with_dims(128, 128));
-  const PortableTile tile = portable_tile(128, dims, 2, kHopperLimit);
-  EXPECT_LE(2 * (portable_shared_bytes(tile, dims, 2) + 1024), 228 * 1024);
 }
 
 TEST(PortableTiles, FewerKeysRatherThanNoTile) {
   const PortableDims dims = PortableDims::of(with_dims(128, 128));
-  EXPECT_LT(portable_tile(128, dims, 2, kSmallestLimit).keys,
-            portable_tile(128, dims, 2, kHopperLimit).keys);
+  EXPECT_LT(portable_tile(128, dims, 2, false, kSmallestLimit).keys,
+            portable_tile(128, dims, 2, false, kHopperLimit).keys);
 }
 
 }  // namespace

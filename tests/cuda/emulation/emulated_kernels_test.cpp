@@ -112,6 +112,7 @@ TEST(EmulatedKernels, PortableIsRightOnEachTile) {
       "paged q=bf16 kv=e4m3 hq=8 hkv=2 d=64 mask=causal split=64 k_scale=head q_len=3 kv_len=150",
       "paged q=e4m3 hq=4 hkv=2 d=64 mask=window:20,0 lse q_len=5 kv_len=70",
       "paged q=bf16 hq=4 hkv=2 d=64 mask=window:40,0 cap=5 sinks alibi lse q_len=7 kv_len=100",
+      "paged q=bf16 hq=4 hkv=1 d=128 mask=causal lse q_len=33 kv_len=1200",
       "ragged q=bf16 hq=8 hkv=2 d=64 dv=32 mask=none split=32 lse q_len=4,1 kv_len=75,0",
   };
   EXPECT_EQ(run_all(cuda::portable(), problems, kLarge), problems.size());
@@ -119,7 +120,7 @@ TEST(EmulatedKernels, PortableIsRightOnEachTile) {
 
 TEST(EmulatedKernels, PortableIsRightWithLittleSharedMemory) {
   const Texts problems = {
-      "paged q=bf16 hq=4 hkv=2 d=128 mask=causal invariant lse q_len=1,33 kv_len=70,100"};
+      "paged q=bf16 hq=4 hkv=2 d=128 mask=none invariant lse q_len=1,33 kv_len=70,100"};
   EXPECT_EQ(run_all(cuda::portable(), problems, kLittle), problems.size());
   EXPECT_EQ(run_all(cuda::portable(), problems, kLarge), 0u) << "its tile has more keys there";
 }

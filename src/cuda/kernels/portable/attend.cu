@@ -33,10 +33,7 @@ __device__ void describe_rows(const PortableParams& p, const RowTile& tile, int3
   }
   const int thread = static_cast<int>(threadIdx.x);
   if (thread < kWarps) shared.seen[thread] = SeenKeys(p, tile, thread * kRowsOfWarp, kRowsOfWarp);
-  if (thread == 0) {
-    shared.seen_by_all = SeenKeys(p, tile, 0, kRows).all;
-    shared.tile = tile;
-  }
+  if (thread == 0) shared.tile = tile;
 }
 
 /// A warp's rows on their way through the keys.
@@ -58,27 +55,39 @@ struct Walk {
     }
   }
 
+  /// Takes a tile of keys, all of which every row sees.
+  __device__ void step(int32_t first, int stage) {
+    Scores scores;
+    score(scores, first, stage);
+    Weights weights;
+    weigh(scores, weights);
+    multiply_values<false>(sums, weights, shared.v[stage]);
+  }
+
   /// Takes the tile of keys that begins at `first`. `special`: some of its values are infinite or
   /// NaN.
-  __device__ void step(int32_t first, int stage, bool special) {
+  __device__ void masked_step(int32_t first, int stage, bool special) {
     const SeenKeys seen = shared.seen[warp_of_block()];
     if (!seen.sees_some(first)) return;
-    const LogitScale& logit = shared.logit;
     Scores scores;
-    multiply_keys(scores, queries, query_address(shared), shared.k[stage]);
-    if constexpr (kCapped) cap_scores(scores, logit);
-    if (logit.alibi) add_alibi(scores, logit, shared, first);
-    const bool whole = seen.sees_all(first);
-    if (!whole) hide(scores, p, shared.tile, shared, first);
-    soften(scores, logit.scale, softmax, sums);
+    score(scores, first, stage);
+    if (!seen.sees_all(first)) hide(scores, p, shared.tile, shared, first);
     Weights weights;
-    pack_weights(scores, weights);
-    if (!kMasked || whole) {
-      multiply_values<false>(sums, weights, shared.v[stage]);
-      return;
-    }
-    multiply_values<true>(sums, weights, shared.v[stage]);
+    weigh(scores, weights);
+    multiply_values<kMasked>(sums, weights, shared.v[stage]);
     if (special) add_specials(sums, p, shared.tile, shared, first, shared.v[stage]);
+  }
+
+ private:
+  __device__ void score(Scores& scores, int32_t first, int stage) const {
+    multiply_keys(scores, queries, query_address(shared), shared.k[stage]);
+    if constexpr (kCapped) cap_scores(scores, shared.logit);
+    if (shared.logit.alibi) add_alibi(scores, shared.logit, shared, first);
+  }
+
+  __device__ void weigh(Scores& scores, Weights& weights) {
+    soften(scores, shared.logit.scale, softmax, sums);
+    pack_weights(scores, weights);
   }
 };
 
@@ -120,6 +129,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   if (threadIdx.x == 0) shared.logit = logit;
   __syncthreads();
 
+  const SeenKeys seen_by_all(p, tile, 0, kRows);
   Walk walk{p, shared};
   walk.clear();
   load_queries(shared, walk.queries);
@@ -134,14 +144,12 @@ extern "C" __global__ void __launch_bounds__(kThreads)
       commit_copies();
       found = finder.find(first + 2 * kKeys);
     }
-    bool special = false;
-    if constexpr (kMasked) {
-      const KeyRange all = shared.seen_by_all;
-      if (first < all.begin || all.end - first < kKeys) {
-        special = __syncthreads_or(has_special(shared.v[stage]));
-      }
+    if (kMasked && seen_by_all.sees_all(first)) {
+      walk.step(first, stage);
+    } else {
+      const bool special = kMasked && __syncthreads_or(has_special(shared.v[stage]));
+      walk.masked_step(first, stage, special);
     }
-    walk.step(first, stage, special);
     first += kKeys;
     stage ^= 1;
   }

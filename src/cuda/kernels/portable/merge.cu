@@ -1,5 +1,5 @@
-// Merges the partial results of splits, in the order of the splits. Launched over the same units as
-// portable/attend.cu: the units of a tile share its rows among them.
+// Merges the partial results of splits, in an order that follows from their number: warp w of a
+// thread block takes splits w, w + kWarps ..., and the warps' states merge in the warps' order.
 #include "portable/result.h"
 
 namespace octavo::cuda {
@@ -29,7 +29,7 @@ struct Merge {
   RowState state{-infinity(), 0};
   float4 sums{0, 0, 0, 0};
 
-  __device__ void add(RowState part, float4 part_sums) {
+  __device__ void add(RowState part, const float4& part_sums) {
     const Rescale r(state.reference, part.reference);
     state = {r.reference, state.sum * r.old_factor + part.sum * r.new_factor};
     sums.x = sums.x * r.old_factor + part_sums.x * r.new_factor;
@@ -39,56 +39,77 @@ struct Merge {
   }
 };
 
-__device__ Merge merge_row(const PortableParams& p, int64_t first, int32_t splits, int32_t kv_head,
-                           int row, int column) {
+/// This warp's share of a row's splits. `first`: the row's state and sums in the first of them,
+/// with `stride` floats from split to split.
+__device__ Merge merge_splits(const RowState* states, const float* sums, int64_t stride,
+                              int32_t splits) {
   Merge merge;
-  for (int32_t s = 0; s < splits; s += kAhead) {
-    RowState states[kAhead];
-    float4 sums[kAhead];
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  for (int32_t s = warp; s < splits; s += kWarps * kAhead) {
+    RowState part[kAhead];
+    float4 part_sums[kAhead];
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
-      if (s + i >= splits) continue;
-      const Partial part = partial_at<kRows>(p, first + s + i, kv_head);
-      states[i] = part.states[row];
-      sums[i] = *reinterpret_cast<const float4*>(part.sums + int64_t{row} * part.pitch + column);
+      const int64_t at = (s + i * kWarps) * stride;
+      if (s + i * kWarps >= splits) continue;
+      part[i] = *reinterpret_cast<const RowState*>(reinterpret_cast<const float*>(states) + at);
+      part_sums[i] = *reinterpret_cast<const float4*>(sums + at);
     }
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
-      if (s + i < splits) merge.add(states[i], sums[i]);
+      if (s + i * kWarps < splits) merge.add(part[i], part_sums[i]);
     }
   }
   return merge;
 }
 
+/// The shares of all warps, for the first one.
+__device__ Merge merge_warps(const Merge& share) {
+  __shared__ RowState states[kWarps];
+  __shared__ float4 sums[kWarps][kWarp];
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  __syncthreads();  // the first warp has read those of the columns before
+  states[warp] = share.state;
+  sums[warp][lane] = share.sums;
+  __syncthreads();
+  Merge merge = share;
+  for (int w = 1; w < kWarps; ++w) merge.add(states[w], sums[w][lane]);
+  return merge;
+}
+
 }  // namespace
 
-/// Grid: as that of octavo_portable, without slices.
+/// Grid: tiles of rows that may be split, KV heads, thread blocks that share the rows of a tile.
 extern "C" __global__ void __launch_bounds__(kWarps* kWarp)
     octavo_portable_merge(const __grid_constant__ PortableParams p) {
   const AttentionParams& a = p.attention;
-  const Place place =
-      find_place(a, static_cast<int32_t>(blockIdx.x), [&](int32_t q_len, int32_t kv_len) {
-        return tiling_of<kRows, kKeys>(p, q_len, kv_len).units();
-      });
+  Place place = find_place(a, static_cast<int32_t>(blockIdx.x), [&](int32_t q_len, int32_t kv_len) {
+    const Tiling tiling = tiling_of<kRows, kKeys>(p, q_len, kv_len);
+    return tiling.splits > 1 ? tiling.tiles : 0;
+  });
   if (place.request < 0) return;
+  place.unit *= tiling_of<kRows, kKeys>(p, place.q_len, place.kv_len).splits;
   const RowTile tile = row_tile<kRows, kKeys>(p, place);
-  const int32_t splits = tile.end_split - tile.first_split;
-  if (splits <= 1) return;
+  if (!tile.is_split()) return;
   const int32_t kv_head = static_cast<int32_t>(blockIdx.y);
-  const int32_t unit = place.unit % tile.tiling.splits;
-  const int64_t first =
-      partials_before<kRows, kKeys>(p, place.request) + place.unit - unit + tile.first_split;
-  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int64_t before = partials_before<kRows, kKeys>(p, place.request) + place.unit;
+  const Partial first = partial_at<kRows>(p, before + tile.first_split, kv_head);
+  const int64_t stride =
+      partial_at<kRows>(p, before + tile.first_split + 1, kv_head).sums - first.sums;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int columns = (a.dv + 3) / 4;
-  for (int row = unit * kWarps + warp; row < tile.rows; row += tile.tiling.splits * kWarps) {
-    const RowHead at(p, tile, kv_head, row);
-    for (int c = lane; c < columns; c += kWarp) {
-      const Merge merge = merge_row(p, first, splits, kv_head, row, c * 4);
-      const float factor = finish_row(a, at, merge.state, value_factor(a, kv_head), c == 0);
+  for (int row = static_cast<int>(blockIdx.z); row < tile.rows; row += p.merge_blocks) {
+    for (int column = 0; column < a.dv; column += kWarp * 4) {
+      const int c = column + lane * 4;
+      const int64_t at = int64_t{row} * first.pitch + min(c, first.pitch - 4);
+      const Merge merge = merge_warps(merge_splits(first.states + row, first.sums + at, stride,
+                                                   tile.end_split - tile.first_split));
+      if (threadIdx.x >= kWarp || c >= a.dv) continue;
+      const RowHead to(p, tile, kv_head, row);
+      const float factor = finish_row(a, to, merge.state, value_factor(a, kv_head), c == 0);
       const float results[4] = {merge.sums.x, merge.sums.y, merge.sums.z, merge.sums.w};
-      for (int i = 0; i < min(4, a.dv - c * 4); ++i) {
-        store(Type{p.out_type}, a.out, at.out_offset(a) + c * 4 + i, results[i] * factor);
+      for (int i = 0; i < min(4, a.dv - c); ++i) {
+        store(Type{p.out_type}, a.out, to.out_offset(a) + c + i, results[i] * factor);
       }
     }
   }

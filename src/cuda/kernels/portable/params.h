@@ -28,6 +28,7 @@ struct PortableParams {
   // have, unless the splits got shorter than shortest_split. With a split in `attention`, that.
   int32_t blocks_of_request;
   int32_t shortest_split;  ///< tokens; 0: no splits
+  int32_t merge_blocks;    ///< thread blocks that share the rows of a tile that is merged
 
   // Whether addresses and strides are multiples of 16 bytes, and K and V are small enough to count
   // these in 32 bits.
