@@ -164,7 +164,8 @@ def vector(values: Any, dtype: str, like: Any) -> Any:
         wanted = {"dtype": getattr(torch, LONG_NAMES[dtype]), "device": like.device}
         return torch.as_tensor(values, **wanted).contiguous()
     if is_gpu_array(like):
-        return _array_module(like).asarray(values, dtype=LONG_NAMES[dtype], order="C")
+        order = {} if framework_of(like) == "jax" else {"order": "C"}  # jax has no other, nor the word
+        return _array_module(like).asarray(values, dtype=LONG_NAMES[dtype], **order)
     import numpy
 
     return numpy.ascontiguousarray(values, dtype=LONG_NAMES[dtype])

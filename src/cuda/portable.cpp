@@ -198,6 +198,14 @@ bool is_near(const KvView& view) {
          std::numeric_limits<std::uint32_t>::max();
 }
 
+NearStrides near_strides(const KvView& view) {
+  const auto units = [&](int axis) {
+    return static_cast<unsigned>(view.stride[axis] *
+                                 static_cast<std::int64_t>(size_of(view.dtype)) / 16);
+  };
+  return {units(0), units(1)};
+}
+
 /// One class's code.
 struct Launch {
   PortableClass of;
@@ -260,6 +268,8 @@ class Portable final : public StreamKernel {
     params.page = divisor(p.page_size);
     params.q_whole = p.q == *multiplied_type(p) && is_whole(a.q) ? 1 : 0;
     params.kv_whole = is_whole(a.k) && is_whole(a.v) && is_near(a.k) && is_near(a.v) ? 1 : 0;
+    params.k = near_strides(a.k);
+    params.v = near_strides(a.v);
     params.out_whole = is_whole(a.out) ? 1 : 0;
     return params;
   }

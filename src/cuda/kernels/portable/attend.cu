@@ -113,8 +113,8 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   const AttentionParams& a = p.attention;
   if (threadIdx.x == 0) shared.wanted = keys;
   const PageFinder finder(p, place, shared.wanted);
-  const KeyLoader k(p, a.k, place, kv_head, 0, a.d);
-  const ValueLoader v(p, a.v, place, kv_head, first_column, a.dv);
+  const KeyLoader k(p, a.k, p.k, place, kv_head, 0, a.d);
+  const ValueLoader v(p, a.v, p.v, place, kv_head, first_column, a.dv);
   int32_t first = keys.begin / kKeys * kKeys;
   __syncthreads();
   Found found = finder.find(first);

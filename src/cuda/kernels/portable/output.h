@@ -126,6 +126,7 @@ __device__ inline void write_rows(const PortableParams& p, const RowTile& tile, 
                                   const Factors& factors, const Sums& sums, const Slice& slice,
                                   unsigned char* staged) {
   const Type type{p.out_type};
+  __syncwarp();  // the lanes have read their queries
   if (type == Type::bf16 || type == Type::f16) {
 #pragma unroll
     for (int r = 0; r < 2 * kBlocks; ++r) {

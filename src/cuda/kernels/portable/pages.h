@@ -50,59 +50,79 @@ class PageFinder {
   const KeyRange& wanted_;  ///< in shared memory, to save registers
 };
 
-/// Copies tiles of K, or of V, of `Columns` columns into rows of `Pitch` bytes.
+/// Copies tiles of K, or of V, of `Columns` columns into rows of `Pitch` bytes, 16 bytes at a time.
+/// So many lanes share a key that each of them always copies the same columns, plus constants: that
+/// leaves an address to compute for each key.
 template <int Columns, int Pitch>
 class TileLoader {
  public:
   /// Columns from `first_column` on, of `width`.
-  __device__ TileLoader(const PortableParams& p, const KvParam& kv, const Place& place,
-                        int32_t kv_head, int32_t first_column, int32_t width)
-      : p_(p), kv_(kv), bytes_((width - first_column) * kKvBytes) {
+  __device__ TileLoader(const PortableParams& p, const KvParam& kv, const NearStrides& near,
+                        const Place& place, int32_t kv_head, int32_t first_column, int32_t width)
+      : p_(p), kv_(kv), near_(near), bytes_((width - first_column) * kKvBytes) {
     int64_t offset = kv_head * kv.head_stride + first_column;
     if (p.attention.page_table == nullptr) offset += place.kv_begin * kv.slot_stride;
-    from_ = static_cast<const unsigned char*>(kv.data) + offset * kKvBytes;
+    from_ = static_cast<const unsigned char*>(kv.data) + offset * kKvBytes + lane_begin();
   }
 
   __device__ void start(const Found& found, unsigned char* tile) const {
     tile += static_cast<int>(threadIdx.x) / kWarp * kKeysOfWarp * Pitch;
-    const int64_t offset = found.page * kv_.page_stride + found.slot * kv_.slot_stride;
     if (!p_.kv_whole) {
-      copy_elements(from_, bytes_, offset, found.wanted, tile);
-    } else if (found.wanted == Found::kAll && bytes_ >= Columns * kKvBytes) {
-      copy<true>(static_cast<unsigned>(offset / kUnit), found.wanted, tile);
+      const int64_t offset = found.page * kv_.page_stride + found.slot * kv_.slot_stride;
+      copy_elements(from_ - lane_begin(), bytes_, offset, found.wanted, tile);
+      return;
+    }
+    const unsigned offset = static_cast<unsigned>(found.page) * near_.page +
+                            static_cast<unsigned>(found.slot) * near_.slot;
+    if (found.wanted == Found::kAll && bytes_ >= Columns * kKvBytes) {
+      copy<true>(offset, found.wanted, tile);
     } else {
-      copy<false>(static_cast<unsigned>(offset / kUnit), found.wanted, tile);
+      copy<false>(offset, found.wanted, tile);
     }
   }
 
  private:
-  static constexpr int kUnit = 16 / kKvBytes;  // elements of a copy
-  static constexpr int kChunks = Columns / kUnit;
+  static constexpr int kChunks = Columns * kKvBytes / 16;
+  static constexpr int kEvenChunks = kChunks & -kChunks;  // the power of two in it
+  static constexpr int kLanesOfKey = kEvenChunks < kWarp ? kEvenChunks : kWarp;
+  static constexpr int kKeysOfStep = kWarp / kLanesOfKey;
+  static constexpr int kSteps = (kKeysOfWarp + kKeysOfStep - 1) / kKeysOfStep;
 
   static __device__ int lane() { return static_cast<int>(threadIdx.x) % kWarp; }
+  /// The first byte of this lane's in a row.
+  static __device__ int lane_begin() { return lane() % kLanesOfKey * 16; }
 
   /// `offset`: of this lane's key, in units of 16 bytes. `Whole`: all keys, and all columns of
   /// them.
   template <bool Whole>
   __device__ void copy(unsigned offset, unsigned wanted, unsigned char* tile) const {
-    constexpr int kAll = kKeysOfWarp * kChunks;
-    const unsigned target = shared_address(tile);
+    const int first_key = lane() / kLanesOfKey;
+    const unsigned target = shared_address(tile) + first_key * Pitch + lane_begin();
     // The rare case must not take registers from the common one.
-    constexpr int kUnroll = Whole ? kAll / kWarp + 1 : 1;
-#pragma unroll kUnroll
-    for (int first = 0; first < kAll; first += kWarp) {
-      const int i = first + lane();
-      const int key = i / kChunks;
-      const int chunk = i % kChunks;
-      const unsigned of_key = __shfl_sync(kAllLanes, offset, key);
-      if (kAll % kWarp != 0 && i >= kAll) continue;
-      const unsigned char* source = from_ + chunk * 16 + uint64_t{of_key} * 16;
-      int bytes = 16;
-      if constexpr (!Whole) {
-        bytes = wanted >> key & 1 ? min(max(bytes_ - chunk * 16, 0), 16) : 0;
-        if (bytes == 0) source = from_;
+    constexpr int kUnroll = Whole ? kSteps : 1;
+    constexpr int kTogether = Whole ? kSteps : 1;
+#pragma unroll 1
+    for (int first = 0; first < kSteps; first += kTogether) {
+      unsigned of_key[kTogether];
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) {
+        of_key[i] = __shfl_sync(kAllLanes, offset, (first + i) * kKeysOfStep + first_key);
       }
-      copy_async_16(target + key * Pitch + chunk * 16, source, bytes);
+#pragma unroll
+      for (int i = 0; i < kTogether; ++i) {
+        const int key = (first + i) * kKeysOfStep;
+        if (kKeysOfWarp % kKeysOfStep != 0 && key + first_key >= kKeysOfWarp) continue;
+        const unsigned char* source = from_ + uint64_t{of_key[i]} * 16;
+#pragma unroll kUnroll
+        for (int begin = 0; begin < kChunks * 16; begin += kLanesOfKey * 16) {
+          int bytes = 16;
+          if constexpr (!Whole) {
+            bytes = wanted >> (key + first_key) & 1 ? min(max(bytes_ - lane_begin() - begin, 0), 16)
+                                                    : 0;
+          }
+          copy_async_16(target + key * Pitch + begin, bytes == 0 ? from_ : source + begin, bytes);
+        }
+      }
     }
   }
 
@@ -129,8 +149,9 @@ class TileLoader {
 
   const PortableParams& p_;
   const KvParam& kv_;
-  const unsigned char* from_;
-  int bytes_;  // of a row, from the first column on
+  const NearStrides& near_;
+  const unsigned char* from_;  // where this lane's columns of token 0 are
+  int bytes_;                  // of a row, from the first column on
 };
 
 using KeyLoader = TileLoader<kD, kKPitch>;

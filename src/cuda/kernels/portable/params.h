@@ -13,6 +13,12 @@ struct Divisor {
   int32_t shift;
 };
 
+/// Of K or V, in units of 16 bytes, where PortableParams::kv_whole is set.
+struct NearStrides {
+  unsigned page;
+  unsigned slot;
+};
+
 struct PortableParams {
   AttentionParams attention;
   int32_t q_type;  ///< a number of octavo::DType, as out_type
@@ -34,6 +40,8 @@ struct PortableParams {
   // these in 32 bits.
   int32_t q_whole;  ///< and of the type that is multiplied
   int32_t kv_whole;
+  NearStrides k;
+  NearStrides v;
   int32_t out_whole;
 };
 

@@ -25,7 +25,7 @@ struct Shared {
   float slopes[kRows];  ///< of ALiBi, times log2(e)
   RowTile tile;
   SeenKeys seen[kWarps];  ///< by the rows of each warp
-  KeyRange wanted;  ///< keys of this thread block
+  KeyRange wanted;        ///< keys of this thread block
   LogitScale logit;
 };
 
