@@ -83,7 +83,8 @@ def append_paged_kv_cache(
     """
     order = order_of(kv_layout)
     k, v = pools_of(paged_kv_cache, order)
-    keys, values = require_tensor("append_key", append_key, 3), require_tensor("append_value", append_value, 3)
+    keys = require_tensor("append_key", append_key, 3)
+    values = require_tensor("append_value", append_value, 3)
     tokens, page = keys.shape[0], k.shape[1 if order == "nhd" else 2]
     heads = k.shape[2 if order == "nhd" else 1]
     for name, given, pool in (("append_key", keys, k), ("append_value", values, v)):

@@ -12,8 +12,8 @@ from .._arrays import repeated
 from .._errors import UnsupportedError
 from ._call import Settings, call, require_no_extras
 from ._checks import refuse, require_integer, require_integers, require_tensor
-from ._pages import check_pages, kv_lens_of, order_of, pools_of, table_of
-from ._wrapper import Wrapper
+from ._pages import check_pages, kv_lens_of, order_of, table_of
+from ._wrapper import Wrapper, require_agreement
 
 __all__ = ["BatchDecodeWithPagedKVCacheWrapper", "single_decode_with_kv_cache"]
 
@@ -133,9 +133,9 @@ class BatchDecodeWithPagedKVCacheWrapper(Wrapper):
         q_len_per_req: int = 1,
         is_causal: bool | None = None,
     ) -> None:
-        """`data_type` stands for q's and the cache's. block_tables and seq_lens say again what the other
-        tensors do, non_blocking, fixed_split_size and disable_split_kv steer FlashInfer's kernels: they
-        have no effect."""
+        """`data_type` stands for q's and the cache's. seq_lens must agree with the rest. block_tables says
+        it again, non_blocking, fixed_split_size and disable_split_kv steer FlashInfer's kernels: they have
+        no effect."""
         requests = require_tensor("last_page_len", last_page_len, 1).shape[0]
         sums = require_integers("indptr", indptr, requests + 1).cpu()
         last = last_page_len.cpu()
@@ -150,13 +150,15 @@ class BatchDecodeWithPagedKVCacheWrapper(Wrapper):
         if data_type is not None:
             q_data_type = data_type if q_data_type in (None, "float16") else q_data_type
             kv_data_type = data_type if kv_data_type is None else kv_data_type
-        self._keep_shape(num_qo_heads, num_kv_heads, head_dim, None)
-        self._keep_dtypes(q_data_type, kv_data_type, o_data_type)
-        self._set(pos_encoding_mode, window_left, logits_soft_cap, sm_scale)
-        self._page = page
-        q_lens = torch.full((requests,), q_len)
         kv_lens = kv_lens_of(sums, last, page)
-        self._keep(q_lens, kv_lens, table_of(sums, indices), (None, None), window_left)
+        require_agreement(kv_lens, seq_lens=seq_lens)
+        self._plan_batch(
+            Settings.checked(True, pos_encoding_mode, window_left, logits_soft_cap, sm_scale),
+            torch.full((requests,), q_len), kv_lens, page=page, page_table=table_of(sums, indices),
+            heads=(num_qo_heads, num_kv_heads), dims=(head_dim, None),
+            dtypes=(q_data_type, kv_data_type, o_data_type),
+        )  # fmt: skip
+        self._q_len = q_len
 
     def _set(self, mode: str, left: int, cap: Any, scale: Any) -> None:
         self._settings = Settings.checked(True, mode, left, cap, scale)
@@ -182,14 +184,11 @@ class BatchDecodeWithPagedKVCacheWrapper(Wrapper):
         """q [requests * q_len_per_req, hq, d]; the cache as in the paged wrapper of prefill. Returns out,
         or (out, LSE of base 2). enable_pdl and the skip-softmax factor have no effect."""
         require_no_extras(args, kv_cache_sf=kv_cache_sf)
-        k, v = pools_of(paged_kv_cache, self._order)
-        page = k.shape[1 if self._order == "nhd" else 2]
-        if self._batch is not None and page != self._page:
-            refuse(f"paged_kv_cache has pages of {page} tokens: the plan says {self._page}")
+        k, v = self._pools(paged_kv_cache)
         if window_left not in (None, self._settings.window_left):
             refuse(f"window_left={window_left}: the plan says {self._settings.window_left}")
-        if q_len_per_req not in (None, self._longest[0] if self._batch is not None else None):
-            refuse(f"q_len_per_req={q_len_per_req}: the plan says otherwise")
+        if self._batch is not None and q_len_per_req not in (None, self._q_len):
+            refuse(f"q_len_per_req={q_len_per_req}: the plan says {self._q_len}")
         return self._run(
             q, k, v, self._settings, order=self._order, sinks=sinks, out=out, lse=lse,
             scales={"q_scale": q_scale, "k_scale": k_scale, "v_scale": v_scale}, return_lse=return_lse,

@@ -14,8 +14,8 @@ from .._errors import UnsupportedError
 from ._call import Settings, call, head_scales, mask_rows, require_no_extras
 from ._checks import as_dtype, refuse, require_integer, require_integers, require_sums, require_tensor
 from ._fmha import trtllm_fmha_v2_prefill
-from ._pages import check_pages, kv_lens_of, order_of, pools_of, table_of
-from ._wrapper import Wrapper
+from ._pages import check_pages, kv_lens_of, order_of, table_of
+from ._wrapper import Wrapper, require_agreement
 
 __all__ = [
     "BatchPrefillWithPagedKVCacheWrapper",
@@ -160,9 +160,10 @@ class BatchPrefillWithPagedKVCacheWrapper(_Prefill):
         """qo_indptr, paged_kv_indptr [requests + 1]; paged_kv_indices [pages]; paged_kv_last_page_len
         [requests]. custom_mask: bool, [q_len * kv_len] of one request after another.
 
-        The host reads the lengths, as FlashInfer's does. What says the same again (seq_lens, seq_lens_q,
-        block_tables, max_token_per_sequence, max_sequence_kv) and what only steers FlashInfer's kernels
-        (use_fp16_qk_reduction, non_blocking, fixed_split_size, disable_split_kv) has no effect.
+        The host reads the lengths, as FlashInfer's does. seq_lens and seq_lens_q must agree with the
+        rest. What says the same again (block_tables, max_token_per_sequence, max_sequence_kv) and what
+        only steers FlashInfer's kernels (use_fp16_qk_reduction, non_blocking, fixed_split_size,
+        disable_split_kv) has no effect.
         """
         require_no_extras(
             (), prefix_len_ptr=prefix_len_ptr, token_pos_in_items_ptr=token_pos_in_items_ptr,
@@ -176,17 +177,15 @@ class BatchPrefillWithPagedKVCacheWrapper(_Prefill):
         require_tensor("paged_kv_indices", paged_kv_indices, 1)
         require_sums("qo_indptr", sums_q)
         check_pages(sums, paged_kv_indices, last, page)
-        self._keep_shape(num_qo_heads, num_kv_heads, head_dim_qk, head_dim_vo)
-        self._keep_dtypes(q_data_type, kv_data_type, o_data_type)
-        self._set(causal, pos_encoding_mode, window_left, logits_soft_cap, sm_scale)
-        self._page = page
-        self._keep(
-            sums_q[1:] - sums_q[:-1],
-            kv_lens_of(sums, last, page),
-            table_of(sums, paged_kv_indices),
-            (custom_mask, packed_custom_mask),
-            window_left,
-        )
+        q_lens, kv_lens = sums_q[1:] - sums_q[:-1], kv_lens_of(sums, last, page)
+        require_agreement(q_lens, seq_lens_q=seq_lens_q)
+        require_agreement(kv_lens, seq_lens=seq_lens)
+        self._plan_batch(
+            Settings.checked(causal, pos_encoding_mode, window_left, logits_soft_cap, sm_scale),
+            q_lens, kv_lens, page=page, page_table=table_of(sums, paged_kv_indices),
+            heads=(num_qo_heads, num_kv_heads), dims=(head_dim_qk, head_dim_vo),
+            dtypes=(q_data_type, kv_data_type, o_data_type), masks=(custom_mask, packed_custom_mask),
+        )  # fmt: skip
 
     begin_forward = plan
 
@@ -217,16 +216,9 @@ class BatchPrefillWithPagedKVCacheWrapper(_Prefill):
         The results are exact: what lets FlashInfer's kernels be less so has no effect.
         """
         require_no_extras((), kv_cache_sf=kv_cache_sf)
-        k, v = pools_of(paged_kv_cache, self._order)
-        page = k.shape[1 if self._order == "nhd" else 2]
-        if self._batch is not None and page != self._page:
-            refuse(f"paged_kv_cache has pages of {page} tokens: the plan says {self._page}")
+        k, v = self._pools(paged_kv_cache)
         settings = self._settings
-        if window_left is not None and window_left != settings.window_left:
-            if self._batch is not None and self._batch.mask_bits is not None:
-                raise UnsupportedError(
-                    f"window_left={window_left} in run, with a custom mask: give it to plan"
-                )
+        if window_left is not None:
             settings = replace(settings, window_left=require_integer("window_left", window_left, -1))
         scales = self._scales(q, args, {"q_scale": q_scale, "k_scale": k_scale, "v_scale": v_scale})
         return self._run(
@@ -329,13 +321,18 @@ class BatchPrefillWithRaggedKVCacheWrapper(_Prefill):
         require_sums("kv_indptr", sums)
         for name, given, planned in (("v_indptr", v_indptr, sums), ("o_indptr", o_indptr, sums_q)):
             if given is not None and given.tolist() != planned.tolist():
-                raise UnsupportedError(f"{name}={given.tolist()}: Octavo has one for both, {planned.tolist()}")
-        self._keep_shape(num_qo_heads, num_kv_heads, head_dim_qk, head_dim_vo)
-        self._keep_dtypes(q_data_type, kv_data_type, o_data_type)
-        self._set(causal, pos_encoding_mode, window_left, logits_soft_cap, sm_scale)
+                raise UnsupportedError(
+                    f"{name}={given.tolist()}: Octavo has one for both sides, {planned.tolist()}"
+                )
+        q_lens, kv_lens = (x[1:] - x[:-1] for x in (sums_q, sums))
+        require_agreement(q_lens, seq_lens_q=seq_lens_q)
+        require_agreement(kv_lens, seq_lens=seq_lens)
+        self._plan_batch(
+            Settings.checked(causal, pos_encoding_mode, window_left, logits_soft_cap, sm_scale),
+            q_lens, kv_lens, heads=(num_qo_heads, num_kv_heads), dims=(head_dim_qk, head_dim_vo),
+            dtypes=(q_data_type, kv_data_type, o_data_type), masks=(custom_mask, packed_custom_mask),
+        )  # fmt: skip
         self._tokens = int(sums[-1])
-        lens = (x[1:] - x[:-1] for x in (sums_q, sums))
-        self._keep(*lens, None, (custom_mask, packed_custom_mask), window_left)
 
     begin_forward = plan
 
