@@ -203,11 +203,12 @@ def test_the_dtype_of_out_wins_over_out_dtype():
 
 @pytest.mark.parametrize("order", ["NHD", "HND"])
 @pytest.mark.parametrize("own_order", [False, True])
-def test_pools_apart_in_one_allocation(order, own_order):
-    batch = Batch([9, 30], [40, 33], page=8)
+@pytest.mark.parametrize("dtype", [torch.float16, E4M3])
+def test_pools_apart_in_one_allocation(order, own_order, dtype):
+    batch = Batch([9, 30], [40, 33], page=8, dtype=dtype)
     k, v, table = batch.pages(order.lower())
     count = len(k)
-    both = torch.full((2 * count + 3, *k.shape[1:]), NAN, dtype=k.dtype)
+    both = torch.full((2 * count + 3, *k.shape[1:]), NAN).to(dtype)
     k_cache, v_cache = both[:count], both[count + 3 :]
     k_cache.copy_(k)
     places = torch.randperm(count, generator=batch.generator) if own_order else torch.arange(count)
@@ -215,7 +216,7 @@ def test_pools_apart_in_one_allocation(order, own_order):
     used = torch.arange(table.shape[1]) * 8 < torch.tensor(batch.kv_lens)[:, None]
     v_table = torch.where(used, places[table.clamp(0, count - 1)] + count + 3, 12345).int()
     tables = torch.stack((table, v_table), dim=1)
-    call = {"qkv": (batch.q, (k_cache, v_cache)), "block_tables": tables}
+    call = {"qkv": (batch.q, (k_cache, v_cache)), "block_tables": tables, "out_dtype": torch.float16}
     close(batch.run(f"Q_PAGED_KV_{order}", **call), batch.expected()[0])
 
 

@@ -281,7 +281,21 @@ def test_plans_for_graphs_reuse_what_the_first_allocated():
     assert addresses == [x.data_ptr() for x in (kept.q_lens, kept.kv_lens, kept.page_table)]
     with pytest.raises(ValueError, match="kv_len=40: the first plan for CUDA graphs had 17"):
         Batch([9, 4], [40, 8]).plan(wrapper)
+    with pytest.raises(ValueError, match=r"q_lens has shape \(3,\): the first .* had \(2,\)"):
+        Batch([1, 1, 1], [1, 2, 3]).plan(wrapper)
+    with pytest.raises(ValueError, match="mask_bits is given: the first plan for CUDA graphs was otherwise"):
+        second.plan(wrapper, custom_mask=custom(second)[0])
     close(wrapper.run(second.q, second.cache), second.expected(mask="causal")[0])
+
+
+def test_requests_without_pages_have_no_keys_whatever_their_last_page():
+    batch = Batch([2, 3, 1], [9, 0, 4])
+    batch.pages["last"][1] = 8
+    out, lse = batch.prefill().run(batch.q, batch.cache, return_lse=True)
+    expected, natural = batch.expected()
+    close(out, expected)
+    assert (out[2:5] == 0).all()
+    close_lse(lse, natural)
 
 
 @pytest.mark.parametrize("order", ["NHD", "HND"])

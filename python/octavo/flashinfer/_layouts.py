@@ -145,4 +145,5 @@ def with_one_table(inputs: Inputs, kv_lens: Tensor) -> Inputs:
 
 
 def _pages_of(pool: Tensor, pages: Tensor) -> Tensor:
-    return pool.index_select(0, pages.reshape(-1))
+    bits = pool.view(torch.uint8) if pool.element_size() == 1 else pool
+    return bits.index_select(0, pages.reshape(-1)).view(pool.dtype)
