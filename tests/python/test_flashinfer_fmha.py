@@ -248,7 +248,11 @@ def test_sequences_under_a_page_and_nan_after_them(layout, kv_len):
 @pytest.mark.parametrize("layout", LAYOUTS[1:])
 @pytest.mark.parametrize(
     "options, mask",
-    [({}, "causal"), ({"chunked_attention_size": 64}, "chunked:64"), ({"window_left": 70}, "window:70,0")],
+    [
+        ({}, "causal"),
+        ({"chunked_attention_size": 64}, "chunked:64"),
+        ({"window_left": 70}, "window:70,0"),
+    ],
 )
 def test_more_keys_than_queries(layout, options, mask):
     batch = Batch([9, 1, 70], [200, 77, 150])

@@ -1,4 +1,4 @@
-"""FlashInfer's wrappers, single-request functions, append and merge on Octavo, against the definition."""
+"""FlashInfer's wrappers, single-request functions, append and merge, against the definition."""
 
 import math
 
@@ -7,8 +7,8 @@ import oracle
 import pytest
 import torch
 
-import octavo
 import octavo.flashinfer as flashinfer
+from octavo import UnsupportedError
 
 NAN = float("nan")
 WORKSPACE = torch.empty(0, dtype=torch.uint8)
@@ -42,7 +42,9 @@ class Batch:
         self.pages = {
             "indptr": sums(counts),
             "indices": torch.from_numpy(np.concatenate([t[:n] for t, n in zip(table, counts)])),
-            "last": torch.tensor([n - (c - 1) * page if c else 0 for n, c in zip(kv_lens, counts)]).int(),
+            "last": torch.tensor(
+                [n - (c - 1) * page if c else 0 for n, c in zip(kv_lens, counts)]
+            ).int(),
         }
 
     def plan(self, wrapper, **options):
@@ -86,7 +88,9 @@ def close(actual, expected, bound=None):
 
 
 def close_lse(actual, natural):
-    np.testing.assert_allclose(actual.double().numpy(), natural * math.log2(math.e), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(
+        actual.double().numpy(), natural * math.log2(math.e), rtol=1e-5, atol=1e-5
+    )
 
 
 SETTINGS = [
@@ -94,7 +98,10 @@ SETTINGS = [
     ({"causal": True}, {"mask": "causal"}),
     ({"causal": True, "window_left": 4}, {"mask": "window:4,0"}),
     ({"window_left": 0}, {"mask": "window:0,-1"}),
-    ({"causal": True, "logits_soft_cap": 2.0, "sm_scale": 0.4}, {"mask": "causal", "cap": 2.0, "scale": 0.4}),
+    (
+        {"causal": True, "logits_soft_cap": 2.0, "sm_scale": 0.4},
+        {"mask": "causal", "cap": 2.0, "scale": 0.4},
+    ),
 ]
 
 
@@ -149,7 +156,7 @@ def test_e4m3_with_a_scale_per_head():
         scale = float(scale_q[h] * scale_k[h]) * 32**-0.5
         expected = float(scale_v[h]) * batch.expected(mask="causal", scale=scale)[0][:, h]
         close(out[:, h], expected)
-    with pytest.raises(octavo.UnsupportedError, match="scale_q of 4 heads with 2 KV heads"):
+    with pytest.raises(UnsupportedError, match="scale_q of 4 heads with 2 KV heads"):
         few = Batch([9], [9], dtype=E4M3)
         few.prefill().run(few.q, few.cache, scale_q, scale_k[:2], scale_v[:2])
 
@@ -220,7 +227,7 @@ def test_packed_masks():
     flat, rows = custom(batch)
     wrapper = batch.prefill(packed_custom_mask=packed(flat))
     close(wrapper.run(batch.q, batch.cache), batch.expected(bits=rows)[0])
-    with pytest.raises(octavo.UnsupportedError, match=r"\[21, 72, 40\] bits: only the last"):
+    with pytest.raises(UnsupportedError, match=r"\[21, 72, 40\] bits: only the last"):
         Batch([3, 8, 4], [7, 9, 10]).prefill(packed_custom_mask=packed(flat))
 
 
@@ -241,7 +248,9 @@ def test_lse_bases_and_layouts():
 
 def test_ragged_divides_by_o_scale():
     batch = Batch([9], [17])
-    out = batch.ragged().run(batch.q, *batch.ragged_kv(), q_scale=2.0, k_scale=0.5, v_scale=3.0, o_scale=4.0)
+    out = batch.ragged().run(
+        batch.q, *batch.ragged_kv(), q_scale=2.0, k_scale=0.5, v_scale=3.0, o_scale=4.0
+    )
     close(out, 0.75 * batch.expected()[0])
 
 
@@ -283,7 +292,9 @@ def test_plans_for_graphs_reuse_what_the_first_allocated():
         Batch([9, 4], [40, 8]).plan(wrapper)
     with pytest.raises(ValueError, match=r"q_lens has shape \(3,\): the first .* had \(2,\)"):
         Batch([1, 1, 1], [1, 2, 3]).plan(wrapper)
-    with pytest.raises(ValueError, match="mask_bits is given: the first plan for CUDA graphs was otherwise"):
+    with pytest.raises(
+        ValueError, match="mask_bits is given: the first plan for CUDA graphs was otherwise"
+    ):
         second.plan(wrapper, custom_mask=custom(second)[0])
     close(wrapper.run(second.q, second.cache), second.expected(mask="causal")[0])
 
@@ -363,9 +374,7 @@ def test_append_then_prefill(order, dtype):
             batch.pages["last"], order)  # fmt: skip
     flashinfer.append_paged_kv_cache(*call)
     assert torch.equal(batch.cache.view(torch.uint8), before.view(torch.uint8))
-    flashinfer.append_paged_kv_cache(
-        keys, values, torch.full_like(requests, -1), positions, *call[4:]
-    )
+    flashinfer.append_paged_kv_cache(keys, values, torch.full_like(requests, -1), positions, *call[4:])
     assert torch.equal(batch.cache.view(torch.uint8), before.view(torch.uint8))
 
 
@@ -405,10 +414,10 @@ def test_merging_nothing_is_nothing():
 @pytest.mark.parametrize(
     "options, error, message",
     [
-        ({"pos_encoding_mode": "ROPE_LLAMA"}, octavo.UnsupportedError, "ROPE_LLAMA.*does not rotate"),
+        ({"pos_encoding_mode": "ROPE_LLAMA"}, UnsupportedError, "ROPE_LLAMA.*does not rotate"),
         ({"pos_encoding_mode": "rope"}, ValueError, "pos_encoding_mode='rope'"),
-        ({"pos_encoding_mode": "ALIBI", "logits_soft_cap": 3.0}, octavo.UnsupportedError, "cap=3.0"),
-        ({"prefix_len_ptr": torch.ones(2)}, octavo.UnsupportedError, "prefix_len_ptr.*multi-item"),
+        ({"pos_encoding_mode": "ALIBI", "logits_soft_cap": 3.0}, UnsupportedError, "cap=3.0"),
+        ({"prefix_len_ptr": torch.ones(2)}, UnsupportedError, "prefix_len_ptr.*multi-item"),
         ({"custom_mask": torch.ones(5)}, ValueError, "custom_mask has 5 entries: must have 185"),
         ({"window_left": -3}, ValueError, "window_left=-3"),
         ({"logits_soft_cap": -1.0}, ValueError, "logits_soft_cap=-1"),
@@ -452,23 +461,24 @@ def test_runs_that_are_refused():
     q, cache = batch.q, batch.cache
     alibi = batch.prefill(pos_encoding_mode="ALIBI")
     masked = batch.prefill(custom_mask=custom(batch)[0])
+    run = wrapper.run
     for refused, error, message in [
-        (lambda: wrapper.run(q[:8], cache, out=out), ValueError, r"q has shape \(8, 4, 32\).*\(13, 4, 32\)"),
-        (lambda: wrapper.run(q.half(), cache, out=out), ValueError, "q is torch.float16: the plan says"),
-        (lambda: wrapper.run(q, cache.half(), out=out), ValueError, "k is torch.float16: the plan says"),
-        (lambda: wrapper.run(q, cache[:, :, :4], out=out), ValueError, "pages of 4 tokens: the plan says 8"),
-        (lambda: wrapper.run(q, cache[..., :1, :], out=out), ValueError, "1 heads of 32 and 32: the plan"),
-        (lambda: wrapper.run(q, cache[:, 0], out=out), ValueError, "paged_kv_cache is"),
-        (lambda: wrapper.run(q, cache[:1], out=out), ValueError, r"page_table.*pool has 1"),
-        (lambda: wrapper.run(q, cache, out=out.half()), ValueError, "out is torch.float16"),
-        (lambda: wrapper.run(q, cache, out=out, lse=torch.empty(4, 13)), ValueError, r"lse is .*\(13, 4\)"),
-        (lambda: wrapper.run(q, cache, out=out, lse_base="e"), ValueError, "lse_base='e'"),
-        (lambda: wrapper.run(q, cache, out=out, lse_layout="TH"), ValueError, "lse_layout='TH'"),
-        (lambda: wrapper.run(q, cache, out=out, kv_cache_sf=1), octavo.UnsupportedError, "NVFP4"),
-        (lambda: wrapper.run(q, cache, 1.0, out=out), octavo.UnsupportedError, "1 arguments for a custom"),
-        (lambda: wrapper.run(q.to("meta"), cache, out=out), ValueError, "q is on meta"),
-        (lambda: alibi.run(q, cache, sinks=torch.ones(4), out=out), octavo.UnsupportedError, "sinks with"),
-        (lambda: masked.run(q, cache, window_left=3, out=out), octavo.UnsupportedError, "window_left=3 with"),
+        (lambda: run(q[:8], cache, out=out), ValueError, r"shape \(8, 4, 32\).*\(13, 4, 32\)"),
+        (lambda: run(q.half(), cache, out=out), ValueError, "q is torch.float16: the plan says"),
+        (lambda: run(q, cache.half(), out=out), ValueError, "k is torch.float16: the plan says"),
+        (lambda: run(q, cache[:, :, :4], out=out), ValueError, "of 4 tokens: the plan says 8"),
+        (lambda: run(q, cache[..., :1, :], out=out), ValueError, "1 heads of 32 and 32: the plan"),
+        (lambda: run(q, cache[:, 0], out=out), ValueError, "paged_kv_cache is"),
+        (lambda: run(q, cache[:1], out=out), ValueError, r"page_table.*pool has 1"),
+        (lambda: run(q, cache, out=out.half()), ValueError, "out is torch.float16"),
+        (lambda: run(q, cache, out=out, lse=torch.empty(4, 13)), ValueError, r"lse is .*\(13, 4\)"),
+        (lambda: run(q, cache, out=out, lse_base="e"), ValueError, "lse_base='e'"),
+        (lambda: run(q, cache, out=out, lse_layout="TH"), ValueError, "lse_layout='TH'"),
+        (lambda: run(q, cache, out=out, kv_cache_sf=1), UnsupportedError, "NVFP4"),
+        (lambda: run(q, cache, 1.0, out=out), UnsupportedError, "1 arguments for a custom"),
+        (lambda: run(q.to("meta"), cache, out=out), ValueError, "q is on meta"),
+        (lambda: alibi.run(q, cache, sinks=torch.ones(4), out=out), UnsupportedError, "sinks with"),
+        (lambda: masked.run(q, cache, window_left=3, out=out), UnsupportedError, "window_left=3 with"),
     ]:  # fmt: skip
         with pytest.raises(error, match=message):
             refused()
@@ -477,18 +487,19 @@ def test_runs_that_are_refused():
         flashinfer.BatchPrefillWithPagedKVCacheWrapper(WORKSPACE).run(q, cache)
     with pytest.raises(ValueError, match="kv_layout='DHN'"):
         flashinfer.BatchPrefillWithPagedKVCacheWrapper(WORKSPACE, "DHN")
-    with pytest.raises(octavo.UnsupportedError, match="jit_args is given"):
+    with pytest.raises(UnsupportedError, match="jit_args is given"):
         flashinfer.BatchPrefillWithPagedKVCacheWrapper(WORKSPACE, jit_args=["a"])
 
 
 def test_decodes_that_are_refused():
     batch = Batch([1, 1], [17, 8])
     wrapper = batch.decode(window_left=4)
+    run = wrapper.run
     for refused, error, message in [
-        (lambda: wrapper.run(batch.q, batch.cache, window_left=5), ValueError, "window_left=5: the plan says 4"),
-        (lambda: wrapper.run(batch.q, batch.cache, q_len_per_req=2), ValueError, "q_len_per_req=2"),
-        (lambda: batch.decode(window_right=3), octavo.UnsupportedError, "window_right=3"),
-        (lambda: batch.decode(is_causal=True), octavo.UnsupportedError, "is_causal=True"),
+        (lambda: run(batch.q, batch.cache, window_left=5), ValueError, "=5: the plan says 4"),
+        (lambda: run(batch.q, batch.cache, q_len_per_req=2), ValueError, "q_len_per_req=2"),
+        (lambda: batch.decode(window_right=3), UnsupportedError, "window_right=3"),
+        (lambda: batch.decode(is_causal=True), UnsupportedError, "is_causal=True"),
         (lambda: batch.decode(seq_lens=torch.tensor([1, 2])), ValueError, r"seq_lens=\[1, 2\]"),
         (lambda: batch.plan(wrapper, num_kv_heads=3), TypeError, "multiple values"),
     ]:  # fmt: skip
@@ -502,7 +513,10 @@ def test_decodes_that_are_refused():
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"append_key": torch.zeros(2, 2, 16)}, r"append_key has shape \(2, 2, 16\): must be \(2, 2, 32\)"),
+        (
+            {"append_key": torch.zeros(2, 2, 16)},
+            r"append_key has shape \(2, 2, 16\): must be \(2, 2, 32\)",
+        ),
         ({"append_value": torch.zeros(2, 2, 32).half()}, "append_value is torch.float16: the cache is"),
         ({"batch_indices": torch.tensor([0, 2])}, r"batch_indices\[1\]=2: there are 2 requests"),
         ({"batch_indices": torch.tensor([0, -2])}, r"batch_indices\[1\]=-2"),

@@ -47,8 +47,8 @@ class Settings:
         alibi = pos_encoding_mode == "ALIBI"
         if alibi and cap is not None:
             raise UnsupportedError(
-                f"pos_encoding_mode='ALIBI' with logits_soft_cap={cap}: FlashInfer caps the sum of logit "
-                "and bias, Octavo the logit"
+                f"pos_encoding_mode='ALIBI' with logits_soft_cap={cap}: FlashInfer caps the sum of "
+                "logit and bias, Octavo the logit"
             )
         left = require_integer("window_left", window_left, -1)
         number = None if scale is None else require_number("sm_scale", scale)

@@ -1,4 +1,4 @@
-"""What several of the functions refuse, in one voice: the argument, its value, and what would be right."""
+"""What several of the functions refuse, in one voice: the argument, its value, what would be right."""
 
 from __future__ import annotations
 

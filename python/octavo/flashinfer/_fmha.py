@@ -107,8 +107,8 @@ def trtllm_fmha_v2_prefill(
     slopes = None
     if _is_alibi(pos_encoding_mode):
         if mask == "none":
-            refuse("pos_encoding_mode='alibi' with mask_mode='padding': FMHAv2 computes it with a causal "
-                   "mask; say mask_mode='causal'")  # fmt: skip
+            refuse("pos_encoding_mode='alibi' with mask_mode='padding': FMHAv2 computes it with a "
+                   "causal mask; say mask_mode='causal'")  # fmt: skip
         slopes = alibi_slopes(inputs.q.shape[1], inputs.q.device)
     scale = require_number("bmm1_scale", bmm1_scale) or inputs.q.shape[-1] ** -0.5
     cap = require_number("logits_soft_cap_scale", logits_soft_cap_scale or 0, 0) or None

@@ -143,7 +143,9 @@ def get_seq_lens(kv_indptr: Tensor, kv_last_page_len: Tensor, page_size: int) ->
     return kv_lens_of(kv_indptr, kv_last_page_len, page_size)
 
 
-def get_batch_indices_positions(append_indptr: Tensor, seq_lens: Tensor, nnz: int) -> tuple[Tensor, Tensor]:
+def get_batch_indices_positions(
+    append_indptr: Tensor, seq_lens: Tensor, nnz: int
+) -> tuple[Tensor, Tensor]:
     """For each of `nnz` new tokens its request and its position, int32 [nnz]: the new tokens are each
     request's last. Tokens past append_indptr[-1] are padding, of request -1."""
     token = torch.arange(nnz, dtype=append_indptr.dtype, device=append_indptr.device)

@@ -117,8 +117,8 @@ class Wrapper:
             refuse("run before plan")
         if batch.mask_bits is not None and settings.window_left != self._mask_window:
             raise UnsupportedError(
-                f"window_left={settings.window_left} with a custom mask: the plan, which made one mask of "
-                f"both, says {self._mask_window}"
+                f"window_left={settings.window_left} with a custom mask: the plan, which made one mask "
+                f"of both, says {self._mask_window}"
             )
         for name, tensor, dtype in (("q", q, self._q_dtype), ("k", k, self._kv_dtype),
                                     ("v", v, self._kv_dtype)):  # fmt: skip

@@ -28,7 +28,9 @@ def merge_states(v: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         refuse(f"s has shape {tuple(s.shape)}: must be {tuple(v.shape[:3])}")
     require_same_device(v, s=s)
     s = s.float()
-    largest = s.amax(dim=1, keepdim=True) if s.shape[1] else s.new_full((len(s), 1, s.shape[2]), -torch.inf)
+    largest = (
+        s.amax(dim=1, keepdim=True) if s.shape[1] else s.new_full((len(s), 1, s.shape[2]), -torch.inf)
+    )
     weights = torch.where(s == -torch.inf, 0.0, torch.exp2(s - largest))
     total = weights.sum(dim=1)
     parts = torch.where(weights[..., None] > 0, v.float() * weights[..., None], 0.0)

@@ -133,9 +133,9 @@ class BatchDecodeWithPagedKVCacheWrapper(Wrapper):
         q_len_per_req: int = 1,
         is_causal: bool | None = None,
     ) -> None:
-        """`data_type` stands for q's and the cache's. seq_lens must agree with the rest. block_tables says
-        it again, non_blocking, fixed_split_size and disable_split_kv steer FlashInfer's kernels: they have
-        no effect."""
+        """`data_type` stands for q's and the cache's. seq_lens must agree with the rest. block_tables
+        says it again, non_blocking, fixed_split_size and disable_split_kv steer FlashInfer's kernels:
+        they have no effect."""
         requests = require_tensor("last_page_len", last_page_len, 1).shape[0]
         sums = require_integers("indptr", indptr, requests + 1).cpu()
         last = last_page_len.cpu()
@@ -145,7 +145,9 @@ class BatchDecodeWithPagedKVCacheWrapper(Wrapper):
         if window_right not in (0, -1) or (window_right == -1 and q_len > 1):
             raise UnsupportedError(f"window_right={window_right}: queries of a decode see no later key")
         if is_causal is not None and is_causal != (q_len > 1):
-            raise UnsupportedError(f"is_causal={is_causal}: with q_len_per_req={q_len} it is {q_len > 1}")
+            raise UnsupportedError(
+                f"is_causal={is_causal}: with q_len_per_req={q_len} it is {q_len > 1}"
+            )
         check_pages(sums, indices, last, page)
         if data_type is not None:
             q_data_type = data_type if q_data_type in (None, "float16") else q_data_type
@@ -181,8 +183,8 @@ class BatchDecodeWithPagedKVCacheWrapper(Wrapper):
         skip_softmax_threshold_scale_factor: float | None = None,
         kv_cache_sf: Any = None,
     ) -> Any:
-        """q [requests * q_len_per_req, hq, d]; the cache as in the paged wrapper of prefill. Returns out,
-        or (out, LSE of base 2). enable_pdl and the skip-softmax factor have no effect."""
+        """q [requests * q_len_per_req, hq, d]; the cache as in the paged wrapper of prefill. Returns
+        out, or (out, LSE of base 2). enable_pdl and the skip-softmax factor have no effect."""
         require_no_extras(args, kv_cache_sf=kv_cache_sf)
         k, v = self._pools(paged_kv_cache)
         if window_left not in (None, self._settings.window_left):

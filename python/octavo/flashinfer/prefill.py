@@ -354,8 +354,8 @@ class BatchPrefillWithRaggedKVCacheWrapper(_Prefill):
         enable_pdl: bool | None = None,
         kv_cache_sf: Any = None,
     ) -> Any:
-        """q [total_q, hq, d]; k, v [total_kv, hkv, d] (HND: [hkv, total_kv, d]). The result is divided by
-        o_scale. Returns out, or (out, LSE)."""
+        """q [total_q, hq, d]; k, v [total_kv, hkv, d] (HND: [hkv, total_kv, d]). The result is divided
+        by o_scale. Returns out, or (out, LSE)."""
         require_no_extras((), kv_cache_sf=kv_cache_sf)
         k, v = (require_tensor(name, x, 3) for name, x in (("k", k), ("v", v)))
         if self._order == "hnd":
