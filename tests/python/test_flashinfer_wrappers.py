@@ -363,6 +363,9 @@ def test_append_then_prefill(order, dtype):
     requests, positions = flashinfer.get_batch_indices_positions(sums(new), lens, 16)
     expected = [(r, kv - n + i) for r, (n, kv) in enumerate(zip(new, batch.kv_lens)) for i in range(n)]
     assert list(zip(requests.tolist(), positions.tolist())) == [*expected, (-1, 0), (-1, 0)]
+    places = torch.full((2, 16), 77, dtype=torch.int32)
+    flashinfer.get_batch_indices_positions(sums(new), lens, 16, *places)
+    assert torch.equal(places, torch.stack((requests, positions)))
     for r, position in expected:
         page = batch.pages["indices"][batch.pages["indptr"][r] + position // 8]
         slot = (slice(None), position % 8)
@@ -540,6 +543,19 @@ def test_appends_that_are_refused_write_nothing(change, message):
     with pytest.raises(ValueError, match=message):
         flashinfer.append_paged_kv_cache(**call | change)
     assert torch.equal(batch.cache.view(torch.uint8), before.view(torch.uint8))
+
+
+def test_places_that_are_refused():
+    given, lens = sums([2, 1]), torch.tensor([4, 4], dtype=torch.int32)
+    place = torch.full((3,), 77, dtype=torch.int32)
+    for places, message in [
+        ((place[:2], None), r"batch_indices is torch.int32 \(2,\): must be torch.int32 \(3,\)"),
+        ((place, place.long()), r"positions is torch.int64 \(3,\)"),
+        ((place, place.to("meta")), "positions is on meta: append_indptr is on cpu"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            flashinfer.get_batch_indices_positions(given, lens, 3, *places)
+    assert (place == 77).all()
 
 
 def test_merges_that_are_refused():

@@ -103,7 +103,7 @@ def call(
             refuse(f"lse is {lse.dtype} {tuple(lse.shape)}: must be torch.float32 {wanted}")
     if out is not None and out.dtype != out_dtype:
         refuse(f"out is {out.dtype}: the plan's o_data_type is {out_dtype}")
-    require_same_device(q, k=k, v=v, out=out, lse=lse, sinks=sinks)
+    require_same_device(q=q, k=k, v=v, out=out, lse=lse, sinks=sinks)
     scales = {name: 1.0 if value is None else value for name, value in scales.items()}
     slopes = alibi_slopes(heads, q.device) if settings.alibi else None
     results = attention(

@@ -50,10 +50,12 @@ def require_integer(name: str, value: Any, least: int) -> int:
     return value
 
 
-def require_same_device(q: Tensor, **tensors: Tensor | None) -> None:
-    for name, tensor in tensors.items():
-        if tensor is not None and tensor.device != q.device:
-            refuse(f"{name} is on {tensor.device}: q is on {q.device}")
+def require_same_device(**tensors: Tensor | None) -> None:
+    """The first is never None, and says which device."""
+    (first, wanted), *others = tensors.items()
+    for name, tensor in others:
+        if tensor is not None and tensor.device != wanted.device:
+            refuse(f"{name} is on {tensor.device}: {first} is on {wanted.device}")
 
 
 def require_sums(name: str, sums: Tensor) -> None:

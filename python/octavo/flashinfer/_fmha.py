@@ -96,7 +96,7 @@ def trtllm_fmha_v2_prefill(
     sums_kv = require_integers("cum_seq_lens_kv", cum_seq_lens_kv, batch + 1)
     sink_logits = _sinks(sinks, inputs.q.device)
     require_same_device(
-        inputs.q, k=inputs.k, v=inputs.v, out=out, seq_lens=lens, cum_seq_lens_q=sums_q,
+        q=inputs.q, k=inputs.k, v=inputs.v, out=out, seq_lens=lens, cum_seq_lens_q=sums_q,
         cum_seq_lens_kv=sums_kv, block_tables=inputs.k_pages, sinks=sink_logits,
     )  # fmt: skip
     dtype = _result_dtype(inputs, out, out_dtype)

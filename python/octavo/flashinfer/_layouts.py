@@ -101,7 +101,7 @@ def _paged(q: Tensor, pool: Any, order: str, tables: Any, batch: int) -> Inputs:
         refuse(f"block_tables has shape {tuple(tables.shape)}: (k_cache, v_cache) wants "
                "[batch_size, 2, columns]")  # fmt: skip
     k, v = (require_tensor(name, x, 4) for name, x in zip(("k_cache", "v_cache"), pool))
-    require_same_device(q, k_cache=k, v_cache=v)
+    require_same_device(q=q, k_cache=k, v_cache=v)
     return Inputs(q, k, v, order, tables[:, 0], tables[:, 1] - _distance(k, v))
 
 

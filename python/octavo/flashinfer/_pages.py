@@ -101,7 +101,7 @@ def append_paged_kv_cache(
         "kv_indices": require_tensor("kv_indices", kv_indices, 1),
         "kv_last_page_len": kv_last_page_len,
     }
-    require_same_device(k, append_key=keys, append_value=values, v_cache=v, **given)
+    require_same_device(k_cache=k, append_key=keys, append_value=values, v_cache=v, **given)
     if tokens == 0:
         return
     request, position = batch_indices.long(), positions.long()
@@ -144,13 +144,27 @@ def get_seq_lens(kv_indptr: Tensor, kv_last_page_len: Tensor, page_size: int) ->
 
 
 def get_batch_indices_positions(
-    append_indptr: Tensor, seq_lens: Tensor, nnz: int
+    append_indptr: Tensor,
+    seq_lens: Tensor,
+    nnz: int,
+    batch_indices: Tensor | None = None,
+    positions: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """For each of `nnz` new tokens its request and its position, int32 [nnz]: the new tokens are each
-    request's last. Tokens past append_indptr[-1] are padding, of request -1."""
+    request's last. Tokens past append_indptr[-1] are padding, of request -1. `batch_indices` and
+    `positions` are where to write them, or they are made."""
+    for name, given in (("batch_indices", batch_indices), ("positions", positions)):
+        if given is not None and (given.dtype != torch.int32 or tuple(given.shape) != (nnz,)):
+            refuse(f"{name} is {given.dtype} {tuple(given.shape)}: must be torch.int32 {(nnz,)}")
+    require_same_device(
+        append_indptr=append_indptr, seq_lens=seq_lens, batch_indices=batch_indices, positions=positions,
+    )  # fmt: skip
     token = torch.arange(nnz, dtype=append_indptr.dtype, device=append_indptr.device)
     request = torch.searchsorted(append_indptr[1:].contiguous(), token, right=True)
     known = request < seq_lens.shape[0]
     of = request.clamp(max=seq_lens.shape[0] - 1)
     position = seq_lens[of] - append_indptr[1:][of] + token
-    return torch.where(known, request, -1).int(), torch.where(known, position, 0).int()
+    found = torch.where(known, request, -1).int(), torch.where(known, position, 0).int()
+    places = (batch_indices, positions)
+    of_request, at = (x if out is None else out.copy_(x) for x, out in zip(found, places))
+    return of_request, at

@@ -131,7 +131,7 @@ class Wrapper:
         if (heads, k.shape[-1], v.shape[-1]) != (self._heads[1], *self._dims):
             refuse(f"k and v have {heads} heads of {k.shape[-1]} and {v.shape[-1]}: the plan says "
                    f"{self._heads[1]} of {self._dims[0]} and {self._dims[1]}")  # fmt: skip
-        require_same_device(q, **{"the plan": batch.q_lens})
+        require_same_device(q=q, **{"the plan": batch.q_lens})
         return call(
             settings, q, k, v, q_lens=batch.q_lens, kv_lens=batch.kv_lens, mask_bits=batch.mask_bits,
             page_table=batch.page_table, out_dtype=self._out_dtype, max_q_len=self._longest[0],

@@ -15,7 +15,7 @@ def merge_state(v_a: Tensor, s_a: Tensor, v_b: Tensor, s_b: Tensor) -> tuple[Ten
                f"s_a, {tuple(v_a.shape)} and {tuple(s_a.shape)}")  # fmt: skip
     if v_a.dtype != v_b.dtype:
         refuse(f"v_b is {v_b.dtype}: must be as v_a, {v_a.dtype}")
-    require_same_device(v_a, s_a=s_a, v_b=v_b, s_b=s_b)
+    require_same_device(v_a=v_a, s_a=s_a, v_b=v_b, s_b=s_b)
     return merge_states(torch.stack((v_a, v_b), dim=1), torch.stack((s_a, s_b), dim=1))
 
 
@@ -26,7 +26,7 @@ def merge_states(v: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
     require_tensor("v", v, 4)
     if tuple(require_tensor("s", s, 3).shape) != tuple(v.shape[:3]):
         refuse(f"s has shape {tuple(s.shape)}: must be {tuple(v.shape[:3])}")
-    require_same_device(v, s=s)
+    require_same_device(v=v, s=s)
     s = s.float()
     largest = (
         s.amax(dim=1, keepdim=True) if s.shape[1] else s.new_full((len(s), 1, s.shape[2]), -torch.inf)
