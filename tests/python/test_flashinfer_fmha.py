@@ -226,6 +226,13 @@ def test_zero_bmm1_scale_is_the_usual_one_and_bounds_may_be_loose():
     close(out, batch.expected()[0])
 
 
+def test_numpys_numbers_are_numbers():
+    batch = Batch([9, 4])
+    out = batch.run("SEPARATE_Q_K_V", batch_size=np.int32(2), max_q_len=np.int64(9),
+                    bmm1_scale=np.float32(32**-0.5), window_left=np.int64(3))  # fmt: skip
+    close(out, batch.expected(mask="window:3,0")[0])
+
+
 def test_sinks_as_flashinfer_annotates_them():
     batch = Batch([9])
     expected = batch.expected(sinks=np.array([1.0, -2.0, 0.5, 3.0]))[0]

@@ -270,6 +270,17 @@ def test_old_names_and_positions():
     close(decode.forward(one.q, one.cache), one.expected()[0])
 
 
+def test_data_type_stands_for_what_is_none():
+    batch = Batch([1, 1], [17, 8])
+    expected = batch.expected(mask="causal")[0]
+    wrapper = batch.decode(q_data_type=None, data_type="float32")
+    close(wrapper.run(batch.q, batch.cache), expected)
+    batch.cache = batch.cache.to(E4M3)
+    batch.keys, batch.values = ([x.to(E4M3) for x in side] for side in (batch.keys, batch.values))
+    wrapper = batch.decode(q_data_type="float32", data_type=E4M3)
+    close(wrapper.run(batch.q, batch.cache), batch.expected(mask="causal")[0])
+
+
 def test_pages_of_one_token_without_their_dimension():
     batch = Batch([9, 4], [17, 8], page=1)
     flat = batch.cache.squeeze(2)

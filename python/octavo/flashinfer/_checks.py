@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from typing import Any, NoReturn
 
 import torch
@@ -34,7 +35,7 @@ def require_integers(name: str, value: Any, size: int) -> Tensor:
 
 
 def require_number(name: str, value: Any, least: float = -math.inf) -> float:
-    if isinstance(value, Tensor) or not isinstance(value, (int, float)):
+    if not isinstance(value, numbers.Real):
         refuse(f"{name} is a {type(value).__name__}: must be a number")
     if not math.isfinite(value) or value < least:
         bound = "" if least == -math.inf else f" and at least {least:g}"
@@ -43,11 +44,11 @@ def require_number(name: str, value: Any, least: float = -math.inf) -> float:
 
 
 def require_integer(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         refuse(f"{name} is a {type(value).__name__}: must be an integer")
     if value < least:
         refuse(f"{name}={value}: must be at least {least}")
-    return value
+    return int(value)
 
 
 def require_same_device(**tensors: Tensor | None) -> None:

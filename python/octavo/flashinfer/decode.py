@@ -133,9 +133,9 @@ class BatchDecodeWithPagedKVCacheWrapper(Wrapper):
         q_len_per_req: int = 1,
         is_causal: bool | None = None,
     ) -> None:
-        """`data_type` stands for q's and the cache's. seq_lens must agree with the rest. block_tables
-        says it again, non_blocking, fixed_split_size and disable_split_kv steer FlashInfer's kernels:
-        they have no effect."""
+        """`data_type` stands for q's and the cache's where those are None. seq_lens must agree with the
+        rest. block_tables says it again, non_blocking, fixed_split_size and disable_split_kv steer
+        FlashInfer's kernels: they have no effect."""
         requests = require_tensor("last_page_len", last_page_len, 1).shape[0]
         sums = require_integers("indptr", indptr, requests + 1).cpu()
         last = last_page_len.cpu()
@@ -150,7 +150,7 @@ class BatchDecodeWithPagedKVCacheWrapper(Wrapper):
             )
         check_pages(sums, indices, last, page)
         if data_type is not None:
-            q_data_type = data_type if q_data_type in (None, "float16") else q_data_type
+            q_data_type = data_type if q_data_type is None else q_data_type
             kv_data_type = data_type if kv_data_type is None else kv_data_type
         kv_lens = kv_lens_of(sums, last, page)
         require_agreement(kv_lens, seq_lens=seq_lens)
