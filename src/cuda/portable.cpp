@@ -81,6 +81,7 @@ struct Splitting {
 
   static Splitting of(const Problem& p, const PortableClass& c, const Device& device) {
     if (p.invariant) return {0, 0};
+    if (c.tile.rows > 64) return {device.multiprocessors, 1024};
     if (c.tile.rows > 16) return {2 * device.multiprocessors, 1024};
     constexpr int kReserved = 1024;      // bytes, of each block and of each multiprocessor
     constexpr int kMostByRegisters = 8;  // blocks of one warp
