@@ -5,7 +5,6 @@
 #include <memory>
 #include <optional>
 #include <span>
-#include <string>
 #include <string_view>
 #include <vector>
 
@@ -28,7 +27,6 @@ struct KvCacheConfig {
   DType dtype = DType::bf16;
   PageOrder order = PageOrder::nhd;
   Pool pool = Pool::joint;
-  std::string device = "cpu";  ///< or cuda:N
   /// What every query will see. Pages of tokens that no later query sees are given back: those
   /// before a causal window, or before the current chunk.
   Mask mask{MaskKind::causal};
@@ -111,7 +109,7 @@ struct KvAppend {
 class KvCache {
  public:
   /// A cache with memory of its own. Throws Error(invalid_argument) for a config that makes no
-  /// sense, with the field, and Error(unavailable) for a device that is not there.
+  /// sense, with the field.
   explicit KvCache(const KvCacheConfig& config);
   /// A cache in the caller's memory, which outlives it: K and V of each layer [pages, page_size,
   /// hkv, d or dv], with any strides. `order` and `pool` of the config mean nothing then.
@@ -133,8 +131,7 @@ class KvCache {
   static constexpr std::int64_t kAllTokens = 0x7fffffff;
 
   /// Makes room for the request's next tokens. Returns how many pages are missing for that; 0 if it
-  /// is done. A last page that others use too is copied first; on a GPU when the next append, or
-  /// `copy_shared_pages`, enqueues it.
+  /// is done. A last page that other requests use too is copied first.
   [[nodiscard]] std::int64_t reserve(KvRequest request, std::span<const std::int32_t> tokens);
   /// The same for tokens that the cache is not told: their pages are found by no other request.
   [[nodiscard]] std::int64_t reserve_unnamed(KvRequest request, std::int64_t tokens);

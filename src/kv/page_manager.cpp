@@ -16,6 +16,12 @@ const KvCacheConfig& checked(const KvCacheConfig& config) {
                    ": must be from 1 to ", kMostPages);
   require_argument(config.page_size >= 1 && config.page_size <= kMaxPageSize,
                    "page_size=", config.page_size, ": must be from 1 to ", kMaxPageSize);
+  const Mask& mask = config.mask;
+  require_argument(mask.kind != MaskKind::chunked || mask.chunk >= 1, "mask.chunk=", mask.chunk,
+                   ": must be at least 1");
+  require_argument(mask.kind != MaskKind::window || (mask.left >= -1 && mask.right >= -1),
+                   "mask.left=", mask.left, ", mask.right=", mask.right,
+                   ": must be at least -1, which is unbounded");
   return config;
 }
 
@@ -50,9 +56,9 @@ std::int64_t PageManager::pages_for(std::int64_t tokens) const {
   return (tokens + page_size_ - 1) / page_size_;
 }
 
-/// The first column that a query after `length` tokens, or any later one, sees something of.
-std::int64_t PageManager::first_seen_column(std::int64_t length) const {
-  return visible_keys(mask_, length, length).begin / page_size_;
+/// The first column that the query after `tokens` tokens, or any later one, sees something of.
+std::int64_t PageManager::first_seen_column(std::int64_t tokens) const {
+  return visible_keys(mask_, tokens, tokens).begin / page_size_;
 }
 
 std::vector<std::int32_t> PageManager::cached_prefix(std::span<const std::int32_t> prompt,
@@ -132,7 +138,7 @@ Reservation PageManager::extend(Request& request, std::int64_t tokens) {
   if (tokens == 0) return {};
   // What the mask hides from all later queries goes first: that may be the room that is needed.
   const auto columns = static_cast<std::int64_t>(request.pages.size());
-  const std::int64_t first_seen = std::min(first_seen_column(request.length), columns);
+  const std::int64_t first_seen = first_seen_column(request.written);
   std::int64_t room = pool_.free() + pool_.cached();
   for (std::int64_t column = request.first_kept; column < first_seen; ++column) {
     room += pool_.users(request.pages[column]) == 1 ? 1 : 0;

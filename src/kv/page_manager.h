@@ -65,7 +65,7 @@ class PageManager {
                                           std::string_view salt) const;
   Reservation extend(Request& request, std::int64_t tokens);
   std::int64_t pages_for(std::int64_t tokens) const;
-  std::int64_t first_seen_column(std::int64_t length) const;
+  std::int64_t first_seen_column(std::int64_t tokens) const;
   std::int32_t take_page();
   void drop_pages(Request& request, std::int64_t begin, std::int64_t end);
   void publish(Request& request);

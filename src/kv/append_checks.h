@@ -1,0 +1,21 @@
+#pragma once
+
+#include "octavo/append.h"
+
+namespace octavo::kv {
+
+/// What can be checked of an append without a value behind a pointer, on every device. Throws
+/// Error(invalid_argument).
+void check_append(const AppendArguments& arguments);
+
+/// What depends on lengths, page ids, positions and scales in the host's memory: after
+/// `check_append`. Throws Error(invalid_argument).
+void check_append_values(const AppendArguments& arguments);
+
+/// A rotation of heads of `d` dims: its table. Throws Error(invalid_argument).
+void check_rope(const Rope& rope, std::int64_t d);
+
+/// That every one of `rows` rows has a position in the table. Throws Error(invalid_argument).
+void check_positions(const Rope& rope, std::int64_t rows);
+
+}  // namespace octavo::kv
