@@ -5,25 +5,10 @@
 
 #include "core/arguments.h"
 #include "core/limits.h"
+#include "kv/config.h"
 
 namespace octavo::kv {
 namespace {
-
-constexpr std::int64_t kMostPages = 0x7fffffff - 1;  // PagePool's ring has one entry more
-
-const KvCacheConfig& checked(const KvCacheConfig& config) {
-  require_argument(config.pages >= 1 && config.pages <= kMostPages, "pages=", config.pages,
-                   ": must be from 1 to ", kMostPages);
-  require_argument(config.page_size >= 1 && config.page_size <= kMaxPageSize,
-                   "page_size=", config.page_size, ": must be from 1 to ", kMaxPageSize);
-  const Mask& mask = config.mask;
-  require_argument(mask.kind != MaskKind::chunked || mask.chunk >= 1, "mask.chunk=", mask.chunk,
-                   ": must be at least 1");
-  require_argument(mask.kind != MaskKind::window || (mask.left >= -1 && mask.right >= -1),
-                   "mask.left=", mask.left, ", mask.right=", mask.right,
-                   ": must be at least -1, which is unbounded");
-  return config;
-}
 
 /// Afterwards `count` values more can be added without an allocation that may fail.
 template <typename Value>

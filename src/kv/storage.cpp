@@ -4,25 +4,13 @@
 #include <limits>
 #include <new>
 
-#include "core/limits.h"
 #include "core/view_checks.h"
+#include "kv/config.h"
 
 namespace octavo::kv {
 namespace {
 
 constexpr std::size_t kAlignment = 64;
-constexpr std::int64_t kMostLayers = 1 << 16;
-
-void require_range(const char* name, std::int64_t value, std::int64_t most) {
-  require_argument(value >= 1 && value <= most, name, "=", value, ": must be from 1 to ", most);
-}
-
-void check_config(const KvCacheConfig& config) {
-  require_range("layers", config.layers, kMostLayers);
-  require_range("hkv", config.hkv, kMaxHeads);
-  require_range("d", config.d, kMaxHeadDim);
-  require_range("dv", config.dv, kMaxHeadDim);
-}
 
 /// Bytes of K or V of one layer.
 std::int64_t pool_bytes(const KvCacheConfig& config, std::int64_t d) {
@@ -80,7 +68,7 @@ Storage::Memory Storage::allocate(std::int64_t bytes) {
 }
 
 Storage::Storage(const KvCacheConfig& config) {
-  check_config(config);
+  checked(config);
   const bool joint = config.pool == Pool::joint;
   require_argument(!joint || config.d == config.dv, "dv=", config.dv, ": must equal d=", config.d,
                    " in pool=joint; use pool=split");
@@ -99,7 +87,7 @@ Storage::Storage(const KvCacheConfig& config) {
 
 Storage::Storage(const KvCacheConfig& config, std::span<const KvView> k, std::span<const KvView> v)
     : k_(k.begin(), k.end()), v_(v.begin(), v.end()) {
-  check_config(config);
+  checked(config);
   const auto layers = static_cast<std::size_t>(config.layers);
   require_argument(k.size() == layers, "k has ", k.size(), " views: layers=", layers);
   require_argument(v.size() == layers, "v has ", v.size(), " views: layers=", layers);
