@@ -92,11 +92,13 @@ class KernelOnAll : public testing::TestWithParam<std::string> {};
 
 TEST_P(KernelOnAll, MatchesTheOracleOrGivesItsOwnReasons) {
   const std::string& kernel = GetParam();
+  std::vector<Problem> problems;
+  for (const std::string& text : full()) problems.push_back(Problem::parse(text));
+  verify::load_code(problems, device(), kernel);
   ThreadPool pool(1);
   std::map<std::string, int> refusals;
   int right = 0;
-  for (const std::string& text : full()) {
-    const Problem problem = Problem::parse(text);
+  for (const Problem& problem : problems) {
     const std::vector<std::string> reasons = reasons_of(problem, kernel);
     for (const std::string& reason : reasons) ++refusals[reason];
     if (!reasons.empty()) {
@@ -104,11 +106,12 @@ TEST_P(KernelOnAll, MatchesTheOracleOrGivesItsOwnReasons) {
       continue;
     }
     const verify::Result result = verify::verify(select(problem, device(), kernel).plan(), 1, pool);
-    ASSERT_TRUE(result.passed) << kernel << ": " << text << " seed 1\n" << result.failure;
+    ASSERT_TRUE(result.passed) << kernel << ": " << problem.to_string() << " seed 1\n"
+                               << result.failure;
     ++right;
   }
   std::printf("%s: %d right, %d refused\n", kernel.c_str(), right,
-              static_cast<int>(full().size()) - right);
+              static_cast<int>(problems.size()) - right);
   for (const auto& [reason, count] : refusals) std::printf("%6d %s\n", count, reason.c_str());
   EXPECT_TRUE(!is_reference(kernel) || refusals.empty());
 }

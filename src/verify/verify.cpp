@@ -68,6 +68,18 @@ Result compare(const Case& c, DType weights) {
   return comparison.finish(c);
 }
 
+void load_code(const std::vector<Problem>& problems, const Device& device,
+               const std::string& kernel) {
+  if (device.is_cpu()) return;
+  const auto count = static_cast<std::int64_t>(problems.size());
+  default_executor().parallel_for(count, [&](std::int64_t i) {
+    try {
+      select(problems[static_cast<std::size_t>(i)], device, kernel).plan();
+    } catch (const Error&) {
+    }
+  });
+}
+
 Result verify(const Plan& plan, std::uint64_t seed, Executor& executor) {
   const bool cpu = plan.device().is_cpu();
   Case c(plan.problem(), seed, cpu ? Workspace{plan.workspace_size()} : gpu_workspace(plan));

@@ -4,6 +4,7 @@
 #include <functional>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "octavo/octavo.h"
 
@@ -27,6 +28,12 @@ Result verify(const Plan& plan, std::uint64_t seed, Executor& executor);
 /// What a run left in the case's outputs, compared with the oracle. `weights`: what the kernel
 /// rounds weights to.
 Result compare(const Case& c, DType weights);
+
+/// Loads the code of a GPU's kernel for all problems that it supports, several at a time, because
+/// some may have to be compiled first. `kernel` may be empty: the selected one. What fails fails
+/// again where it is planned.
+void load_code(const std::vector<Problem>& problems, const Device& device,
+               const std::string& kernel);
 
 /// A valid problem drawn from the whole space, small enough to verify in milliseconds.
 Problem sample(std::uint64_t seed);

@@ -37,6 +37,14 @@ def test_is_typed():
     assert "def plan(" in files.joinpath("_octavo.pyi").read_text()
 
 
+def test_module_exports_nothing_but_its_init():
+    # Its copy of the library, or of libstdc++, must not mix with those of other modules.
+    nm = ["nm", "-D", "--defined-only", "--format=just-symbols", octavo._octavo.__file__]
+    symbols = subprocess.run(nm, capture_output=True, text=True, check=True).stdout.split()
+    exported = [symbol for symbol in symbols if "octavo" in symbol]
+    assert exported == ["PyInit__octavo"]
+
+
 def test_version_matches_the_distribution():
     assert octavo.__version__ == importlib.metadata.version("octavo")
 

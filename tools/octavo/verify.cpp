@@ -182,12 +182,17 @@ int run_verify_random(const Options& options) {
   const std::uint64_t first = options.seed.value_or(0);
   const bool progress = isatty(STDERR_FILENO) != 0;
 
+  std::vector<Problem> problems;
+  for (std::uint64_t i = 0; i < *options.random; ++i) problems.push_back(verify::sample(first + i));
+  const std::vector<std::string> kernels = kernels_of(options, device);
+  for (const std::string& kernel : kernels) verify::load_code(problems, device, kernel);
+
   std::vector<Count> counts;
   std::vector<Failure> failures;  // the first of each kernel
   for (std::uint64_t i = 0; i < *options.random; ++i) {
     const std::uint64_t seed = first + i;
-    const Problem problem = verify::sample(seed);
-    for (const std::string& kernel : kernels_of(options, device)) {
+    const Problem& problem = problems[i];
+    for (const std::string& kernel : kernels) {
       const Outcome o = try_kernel(problem, device, kernel, seed);
       Count& count = count_of(counts, o.kernel.empty() ? "(none)" : o.kernel);
       count.worst = std::max(count.worst, o.worst);
