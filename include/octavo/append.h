@@ -45,9 +45,8 @@ struct AppendArguments {
   std::span<const std::int32_t> q_lens;   ///< [requests] new tokens
   std::span<const std::int32_t> kv_lens;  ///< [requests] tokens with the new ones
   /// Factors of the stored k and v: x / scale is stored, rounded to nearest even; fp8 saturates.
+  /// `values` if there are any: one, or one for each KV head.
   Scale k_scale{}, v_scale{};
-  ScaleKind k_scale_kind = ScaleKind::host;
-  ScaleKind v_scale_kind = ScaleKind::host;
   std::optional<Rope> rope{};  ///< turns new_k, in fp32, before it is scaled
 };
 

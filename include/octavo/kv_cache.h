@@ -31,6 +31,9 @@ struct KvCacheConfig {
   /// before a causal window, or before the current chunk.
   Mask mask{MaskKind::causal};
   bool share_prefixes = true;
+
+  /// That of a cache for a problem. Throws Error(invalid_problem) if it is not paged.
+  static KvCacheConfig of(const Problem& problem, std::int64_t pages, std::int64_t layers = 1);
 };
 
 /// Names a request of a cache. No name is used twice.
@@ -84,9 +87,7 @@ struct KvAppend {
   /// were reserved and not yet written in this layer.
   TensorView<3> k;
   TensorView<3> v;
-  Scale k_scale{}, v_scale{};  ///< as attention will take them
-  ScaleKind k_scale_kind = ScaleKind::host;
-  ScaleKind v_scale_kind = ScaleKind::host;
+  Scale k_scale{}, v_scale{};  ///< as in AppendArguments; attention takes the same
   std::optional<Rope> rope{};  ///< turns K before it is stored
 };
 

@@ -25,12 +25,11 @@ struct Side {
   const TensorView<3>& source;
   const KvView& target;
   const Scale& scale;
-  ScaleKind scale_kind;
   const Rope* rope;
 
   /// Whether bytes are stored as they come.
   bool copies() const {
-    return rope == nullptr && source.dtype == target.dtype && scale_kind == ScaleKind::host &&
+    return rope == nullptr && source.dtype == target.dtype && scale.values.empty() &&
            scale.value == 1.0f;
   }
 };
@@ -40,7 +39,7 @@ void write_head(const Side& side, const std::byte* from, std::byte* to, std::int
   const std::int64_t d = side.target.shape[3];
   load_floats(side.source.dtype, from, scratch, d);
   if (side.rope != nullptr) kv::rotate_head(*side.rope, position, scratch);
-  const float scale = scale_of(side.scale, side.scale_kind, head);
+  const float scale = scale_of(side.scale, kv::kind_of(side.scale), head);
   for (std::int64_t c = 0; c < d; ++c) scratch[c] /= scale;
   store_floats(side.target.dtype, to, scratch, d);
 }
@@ -87,8 +86,7 @@ void append(const AppendArguments& a, Executor& executor) {
   kv::check_append(a);
   kv::check_append_values(a);
   const Rope* rope = a.rope ? &*a.rope : nullptr;
-  const Side sides[] = {{a.new_k, a.k, a.k_scale, a.k_scale_kind, rope},
-                        {a.new_v, a.v, a.v_scale, a.v_scale_kind, nullptr}};
+  const Side sides[] = {{a.new_k, a.k, a.k_scale, rope}, {a.new_v, a.v, a.v_scale, nullptr}};
   const std::vector<Rows> tasks = rows_of(a);
   const std::int64_t page_size = a.k.shape[1];
   executor.parallel_for(static_cast<std::int64_t>(tasks.size()), [&](std::int64_t index) {

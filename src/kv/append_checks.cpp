@@ -69,12 +69,12 @@ void check_table(const AppendArguments& a) {
     check_pointer("page_table", table.data, sizeof(*table.data));
 }
 
-void check_scale(std::string_view name, const Scale& scale, ScaleKind kind, std::int64_t heads) {
+void check_scale(std::string_view name, const Scale& scale, std::int64_t heads) {
   const auto count = static_cast<std::int64_t>(scale.values.size());
-  const std::int64_t expected = kind == ScaleKind::host ? 0 : kind == ScaleKind::tensor ? 1 : heads;
-  require_argument(count == expected, name, ".values has ", count, " values: must have ", expected);
-  require_argument(kind != ScaleKind::host || (std::isfinite(scale.value) && scale.value != 0),
-                   name, "=", scale.value, ": must be finite and not 0");
+  require_argument(count <= 1 || count == heads, name, ".values has ", count,
+                   " values: must have 1, or one for each of ", heads, " heads");
+  require_argument(count > 0 || (std::isfinite(scale.value) && scale.value != 0), name, "=",
+                   scale.value, ": must be finite and not 0");
   check_values(name, scale.values);
 }
 
@@ -153,8 +153,8 @@ void check_append(const AppendArguments& a) {
   check_pools(a);
   check_rows(a);
   check_table(a);
-  check_scale("k_scale", a.k_scale, a.k_scale_kind, a.k.shape[2]);
-  check_scale("v_scale", a.v_scale, a.v_scale_kind, a.v.shape[2]);
+  check_scale("k_scale", a.k_scale, a.k.shape[2]);
+  check_scale("v_scale", a.v_scale, a.v.shape[2]);
   if (a.rope) {
     check_rope(*a.rope, a.k.shape[3]);
     check_values("rope.positions", a.rope->positions);

@@ -4,6 +4,12 @@
 
 namespace octavo::kv {
 
+/// What a scale's number of values says of it.
+inline ScaleKind kind_of(const Scale& scale) {
+  if (scale.values.empty()) return ScaleKind::host;
+  return scale.values.size() == 1 ? ScaleKind::tensor : ScaleKind::head;
+}
+
 /// What can be checked of an append without a value behind a pointer, on every device. Throws
 /// Error(invalid_argument).
 void check_append(const AppendArguments& arguments);

@@ -73,6 +73,24 @@ void KvCache::State::mark_layer(const KvAppend& step, const KvTables& tables) {
   }
 }
 
+KvCacheConfig KvCacheConfig::of(const Problem& problem, std::int64_t pages, std::int64_t layers) {
+  if (problem.layout != Layout::paged) {
+    throw Error(ErrorCode::invalid_problem, "layout: a cache's problem must be paged");
+  }
+  KvCacheConfig config;
+  config.pages = pages;
+  config.page_size = problem.page_size;
+  config.layers = layers;
+  config.hkv = problem.hkv;
+  config.d = problem.d;
+  config.dv = problem.dv;
+  config.dtype = problem.kv;
+  config.order = problem.order;
+  config.pool = problem.pool;
+  config.mask = problem.mask;
+  return config;
+}
+
 KvCache::KvCache(const KvCacheConfig& config)
     : state_(std::make_unique<State>(config, kv::Storage(config))) {}
 
@@ -138,8 +156,6 @@ void KvCache::append(const KvAppend& step, Executor& executor) {
   a.kv_lens = tables.kv_lens;
   a.k_scale = step.k_scale;
   a.v_scale = step.v_scale;
-  a.k_scale_kind = step.k_scale_kind;
-  a.v_scale_kind = step.v_scale_kind;
   a.rope = step.rope;
   octavo::append(a, executor);
   const std::lock_guard lock(state_->mutex);

@@ -104,7 +104,6 @@ AppendArguments Sample::arguments() {
   a.page_table = {table_.data(), 3, 3, 3};
   a.q_lens = q_lens_;
   a.kv_lens = kv_lens_;
-  a.k_scale_kind = a.v_scale_kind = form_.scales;
   if (form_.scales == ScaleKind::host) {
     a.k_scale.value = k_scales_[0];
     a.v_scale.value = v_scales_[0];
@@ -239,6 +238,7 @@ TEST(Append, RefusesAndTouchesNothing) {
   static const std::int32_t long_lens[] = {5, 0, 10};
   static const std::int32_t few[] = {4, 0, 6};
   static const std::int32_t far[] = {9, 3, 3, 0, 40, 5, 6, 7, 8, 20, 11};
+  static const float three[] = {1, 1, 1};
   static const float zero[] = {0.0f, 1.0f};
   const std::vector<Wrong> wrongs = {
       {"page_table[0][1]=9: must be from 0 to 8", [](auto& a) { a.page_table.data = bad_page; }},
@@ -258,11 +258,10 @@ TEST(Append, RefusesAndTouchesNothing) {
       {"page_table has 2 rows", [](auto& a) { a.page_table.requests = 2; }},
       {"k_scale=0: must be finite and not 0",
        [](auto& a) {
-         a.k_scale_kind = ScaleKind::host;
          a.k_scale = {0.0f, {}};
        }},
-      {"v_scale.values has 2 values: must have 1",
-       [](auto& a) { a.v_scale_kind = ScaleKind::tensor; }},
+      {"v_scale.values has 3 values: must have 1, or one for each of 2 heads",
+       [](auto& a) { a.v_scale.values = three; }},
       {"v_scale.values[0]=0: must be finite and not 0", [](auto& a) { a.v_scale.values = zero; }},
       {"rope.positions[4]=40: must be from 0 to 39", [](auto& a) { a.rope->positions = far; }},
       {"kv_lens[2]=7: rope.table has 6 positions", [](auto& a) { a.rope->table.shape[0] = 6; }},

@@ -259,6 +259,20 @@ TEST(KvCache, CallersMemory) {
   EXPECT_EQ(message_of([&] { KvCache(config, wrong, vs); }), "k.shape[0]=15: the cache's is 16");
 }
 
+TEST(KvCache, OfAProblem) {
+  const Problem problem = Problem::parse(
+      "paged pool=split order=hnd page=4 q=f32 kv=e4m3 hq=4 hkv=2 d=8 dv=12 mask=window:7,0 "
+      "q_len=1 "
+      "kv_len=9");
+  const KvCacheConfig config = KvCacheConfig::of(problem, 16, 2);
+  ToyEngine engine(config);
+  const KvRequest a = engine.admit(text(9)).request;
+  engine.step({a});
+  EXPECT_EQ(engine.cache().v(1).shape, (std::array<std::int64_t, 4>{16, 4, 2, 12}));
+  EXPECT_THROW(KvCacheConfig::of(Problem::parse("ragged q=f32 hq=1 hkv=1 d=8 q_len=1 kv_len=1"), 1),
+               Error);
+}
+
 TEST(KvCache, BadConfigs) {
   const auto with = [](const auto& change) {
     KvCacheConfig config = small();
