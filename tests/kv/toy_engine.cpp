@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "core/text.h"
 #include "cpu/convert.h"
 #include "kv/token_hash.h"
 
@@ -19,13 +20,13 @@ constexpr float kValueScale = 0.02f;
 
 std::string list(const std::vector<std::int32_t>& values) {
   std::string text;
-  for (const std::int32_t value : values) text += (text.empty() ? "" : ",") + std::to_string(value);
+  for (const std::int32_t value : values) text += concat(text.empty() ? "" : ",", value);
   return text;
 }
 
 std::string mask_text(const Mask& mask) {
-  if (mask.kind == MaskKind::window) return "window:" + std::to_string(mask.left) + ",0";
-  if (mask.kind == MaskKind::chunked) return "chunked:" + std::to_string(mask.chunk);
+  if (mask.kind == MaskKind::window) return concat("window:", mask.left, ",0");
+  if (mask.kind == MaskKind::chunked) return concat("chunked:", mask.chunk);
   return "causal";
 }
 
@@ -115,11 +116,10 @@ std::vector<float> ToyEngine::attend(const std::vector<KvRequest>& requests, std
     kv_lens.push_back(static_cast<std::int32_t>(request.tokens.size()));
     q_lens.push_back(kv_lens.back() - static_cast<std::int32_t>(request.done));
   }
-  const std::string text = layout + " q=f32 kv=" + std::string(name(config_.dtype)) +
-                           " hq=" + std::to_string(kHq) + " hkv=" + std::to_string(config_.hkv) +
-                           " d=" + std::to_string(config_.d) + " dv=" + std::to_string(config_.dv) +
-                           " mask=" + mask_text(config_.mask) + " q_len=" + list(q_lens) +
-                           " kv_len=" + list(kv_lens);
+  const std::string text =
+      concat(layout, " q=f32 kv=", name(config_.dtype), " hq=", kHq, " hkv=", config_.hkv,
+             " d=", config_.d, " dv=", config_.dv, " mask=", mask_text(config_.mask),
+             " q_len=", list(q_lens), " kv_len=", list(kv_lens));
   // One kernel for both layouts: it adds in the order of the keys, wherever they lie.
   const Plan plan = select(Problem::parse(text), Device::cpu(), "cpu_reference").plan();
   const auto total = static_cast<std::int64_t>(q.size()) / (kHq * config_.d);
@@ -143,9 +143,9 @@ void ToyEngine::compare(const std::vector<KvRequest>& requests, std::int64_t lay
   paged.k = cache_.k(layer);
   paged.v = cache_.v(layer);
   paged.page_table = tables.page_table();
-  std::string layout = "paged page=" + std::to_string(config_.page_size);
-  layout += config_.pool == Pool::split ? " pool=split" : "";
-  layout += config_.order == PageOrder::hnd ? " order=hnd" : "";
+  const std::string layout =
+      concat("paged page=", config_.page_size, config_.pool == Pool::split ? " pool=split" : "",
+             config_.order == PageOrder::hnd ? " order=hnd" : "");
   const std::vector<float> out = attend(requests, layer, q, paged, layout);
 
   const auto stored = [&](Kind kind, float scale) {
