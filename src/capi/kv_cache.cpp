@@ -8,6 +8,7 @@
 #include "capi/registry.h"
 #include "core/text.h"
 #include "octavo/c.h"
+#include "octavo/error.h"
 
 namespace octavo::capi {
 namespace {
@@ -227,6 +228,7 @@ octavo_code octavo_rotate(const octavo_rope* rope, const octavo_tensor* x) {
   return guard([&] {
     require_pointer("rope", rope);
     require_pointer("x", x);
-    rotate(to_rope(*rope), to_rows("x", *x));
+    const Rope converted = to_rope(*rope);
+    rotate(converted, to_rows("x", *x));
   });
 }
