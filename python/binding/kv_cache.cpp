@@ -5,7 +5,6 @@
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
 #include <nanobind/stl/string.h>
-#include <nanobind/stl/string_view.h>
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/unordered_map.h>
 #include <nanobind/stl/variant.h>
@@ -13,7 +12,6 @@
 
 #include <optional>
 #include <string>
-#include <string_view>
 #include <tuple>
 #include <unordered_map>
 #include <utility>
@@ -65,10 +63,10 @@ Rope rope_of(const RopeArrays& arrays) {
 }
 
 std::tuple<KvRequest, std::int64_t, std::int64_t> admit(KvCache& cache, const Array& prompt,
-                                                        std::string_view salt,
+                                                        const nb::bytes& salt,
                                                         std::int64_t tokens) {
-  const KvAdmission admission =
-      cache.admit(vector_of<std::int32_t>("prompt", prompt, "i32"), salt, tokens);
+  const KvAdmission admission = cache.admit(vector_of<std::int32_t>("prompt", prompt, "i32"),
+                                            {salt.c_str(), salt.size()}, tokens);
   return {admission.request, admission.cached, admission.missing};
 }
 
