@@ -35,12 +35,12 @@ class PageManager {
 
   KvAdmission admit(std::span<const std::int32_t> prompt, std::string_view salt,
                     std::int64_t tokens);
-  Reservation reserve(KvRequest request, std::span<const std::int32_t> tokens);
-  Reservation reserve_unnamed(KvRequest request, std::int64_t tokens);
-  void mark_written(KvRequest request, std::int64_t tokens);
-  KvRequest fork(KvRequest request);
-  void truncate(KvRequest request, std::int64_t tokens);
-  void free(KvRequest request);
+  Reservation reserve(KvRequest name, std::span<const std::int32_t> tokens);
+  Reservation reserve_unnamed(KvRequest name, std::int64_t tokens);
+  void mark_written(KvRequest name, std::int64_t tokens);
+  KvRequest fork(KvRequest name);
+  void truncate(KvRequest name, std::int64_t tokens);
+  void free(KvRequest name);
 
   std::int64_t length(KvRequest request) const { return find(request).length; }
   std::int64_t written(KvRequest request) const { return find(request).written; }

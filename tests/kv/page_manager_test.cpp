@@ -88,11 +88,11 @@ class Walk {
   }
   KvRequest some_request();
   std::vector<std::int32_t> some_tokens(std::int64_t count);
-  void expect(const Outcome& expected, const std::function<Outcome()>& operation);
+  static void expect(const Outcome& expected, const std::function<Outcome()>& operation);
   void admit();
   void reserve();
   void write();
-  void extend(Contents& contents, std::span<const std::int32_t> tokens);
+  static void extend(Contents& contents, std::span<const std::int32_t> tokens);
   void compare() const;
 
   std::mt19937_64 random_;

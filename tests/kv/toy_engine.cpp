@@ -13,8 +13,6 @@
 namespace octavo::tests {
 namespace {
 
-enum Kind { kQuery, kKey, kValue };
-
 constexpr float kKeyScale = 0.01f;
 constexpr float kValueScale = 0.02f;
 
@@ -86,8 +84,8 @@ void ToyEngine::free(KvRequest request) {
 
 std::vector<float> ToyEngine::rows(const std::vector<KvRequest>& requests, int kind,
                                    std::int64_t layer, bool from_start) const {
-  const std::int64_t heads = kind == kQuery ? kHq : config_.hkv;
-  const std::int64_t d = kind == kValue ? config_.dv : config_.d;
+  const std::int64_t heads = kind == Kind::query ? kHq : config_.hkv;
+  const std::int64_t d = kind == Kind::value ? config_.dv : config_.d;
   std::vector<float> rows;
   for (const KvRequest name : requests) {
     const Request& request = requests_.at(name);
@@ -95,7 +93,8 @@ std::vector<float> ToyEngine::rows(const std::vector<KvRequest>& requests, int k
     for (std::int64_t j = 0; j < static_cast<std::int64_t>(request.tokens.size()); ++j) {
       before = kv::spread(before + static_cast<std::uint64_t>(request.tokens[j]) + 1);
       if (j < request.done && !from_start) continue;
-      std::uint64_t bits = before + static_cast<std::uint64_t>(kind * 1000 + layer);
+      std::uint64_t bits =
+          before + static_cast<std::uint64_t>(static_cast<int>(kind) * 1000 + layer);
       for (std::int64_t i = 0; i < heads * d; ++i) {
         bits = kv::spread(bits + 1);
         rows.push_back(static_cast<float>(bits >> 40) * 0x1p-23f - 1);
@@ -137,7 +136,7 @@ std::vector<float> ToyEngine::attend(const std::vector<KvRequest>& requests, std
 }
 
 void ToyEngine::compare(const std::vector<KvRequest>& requests, std::int64_t layer) {
-  std::vector<float> q = rows(requests, kQuery, layer, false);
+  std::vector<float> q = rows(requests, Kind::query, layer, false);
   const KvTables tables = cache_.tables(requests);
   Arguments paged;
   paged.k = cache_.k(layer);
@@ -156,8 +155,8 @@ void ToyEngine::compare(const std::vector<KvRequest>& requests, std::int64_t lay
                  static_cast<std::int64_t>(values.size()));
     return bytes;
   };
-  std::vector<std::byte> k = stored(kKey, kKeyScale);
-  std::vector<std::byte> v = stored(kValue, kValueScale);
+  std::vector<std::byte> k = stored(Kind::key, kKeyScale);
+  std::vector<std::byte> v = stored(Kind::value, kValueScale);
   const auto tokens =
       static_cast<std::int64_t>(k.size() / size_of(config_.dtype)) / (config_.hkv * config_.d);
   Arguments ragged;
@@ -168,8 +167,8 @@ void ToyEngine::compare(const std::vector<KvRequest>& requests, std::int64_t lay
 
 void ToyEngine::step(const std::vector<KvRequest>& requests) {
   for (std::int64_t layer = 0; layer < config_.layers; ++layer) {
-    std::vector<float> k = rows(requests, kKey, layer, false);
-    std::vector<float> v = rows(requests, kValue, layer, false);
+    std::vector<float> k = rows(requests, Kind::key, layer, false);
+    std::vector<float> v = rows(requests, Kind::value, layer, false);
     const auto total = static_cast<std::int64_t>(k.size()) / (config_.hkv * config_.d);
     KvAppend step;
     step.layer = layer;

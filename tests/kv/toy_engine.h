@@ -34,13 +34,14 @@ class ToyEngine {
   void step(const std::vector<KvRequest>& requests);
 
  private:
+  enum class Kind { query, key, value };
   struct Request {
     std::string salt;
     std::vector<std::int32_t> tokens;
     std::int64_t done = 0;  ///< tokens that went through all layers
   };
   /// New rows of one kind in one layer, of many requests.
-  std::vector<float> rows(const std::vector<KvRequest>& requests, int kind, std::int64_t layer,
+  std::vector<float> rows(const std::vector<KvRequest>& requests, Kind kind, std::int64_t layer,
                           bool from_start) const;
   std::vector<float> attend(const std::vector<KvRequest>& requests, std::int64_t layer,
                             std::vector<float>& q, const Arguments& keys,
