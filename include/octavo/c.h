@@ -36,7 +36,8 @@ typedef enum octavo_code {
   OCTAVO_UNAVAILABLE = 4,      /* the device or backend is not there */
   OCTAVO_OUT_OF_MEMORY = 5,    /* host memory */
   OCTAVO_INTERNAL = 6,         /* a C++ exception that is none of the above */
-  OCTAVO_DEVICE_ERROR = 7      /* the device's driver refused or failed a call */
+  OCTAVO_DEVICE_ERROR = 7,     /* the device's driver refused or failed a call */
+  OCTAVO_OUT_OF_PAGES = 8      /* a cache has too few pages; it did nothing */
 } octavo_code;
 
 /* Element types. The fp8 types are OCP e4m3fn (no infinities) and e5m2. */
@@ -235,6 +236,158 @@ OCTAVO_EXPORT octavo_code octavo_plan_run(const octavo_plan* plan,
 OCTAVO_EXPORT octavo_code octavo_plan_run_on_stream(const octavo_plan* plan,
                                                     const octavo_arguments* arguments,
                                                     void* stream);
+
+/* ---- Caches
+ *
+ * A paged cache of keys and values in the host's memory; octavo/kv_cache.h says more of what its
+ * functions mean. A step of an engine: octavo_kv_cache_admit and _reserve make room for tokens,
+ * _append stores their K and V in every layer, _tables gives what octavo_plan_run takes. Requests
+ * that begin with the same tokens share pages.
+ *
+ * Threads may share a cache. A request that was freed or never was is OCTAVO_INVALID_ARGUMENT. A
+ * call that fails has changed nothing. */
+
+/* A cache; its pointer is a name, as a plan's is. */
+typedef struct octavo_kv_cache octavo_kv_cache;
+
+/* Names a request of a cache. No name is used twice; 0 is none. */
+typedef uint64_t octavo_kv_request;
+
+typedef struct octavo_kv_cache_config {
+  size_t struct_size;
+  const char* problem; /* a paged problem whose K and V the cache holds: kv, hkv, d, dv, page,
+                          order, pool, mask. Pages that the mask hides for good are given back. */
+  int64_t pages;
+  int64_t layers;
+  int32_t share_prefixes; /* 0: requests never share pages unless they are forked */
+  /* The caller's memory, or null: K and V of each layer [pages, page_size, hkv, d or dv]. */
+  const octavo_tensor* k;
+  const octavo_tensor* v;
+} octavo_kv_cache_config;
+
+#define OCTAVO_KV_CACHE_CONFIG_INIT \
+  { sizeof(octavo_kv_cache_config), NULL, 0, 1, 1, NULL, NULL }
+
+/* OCTAVO_INVALID_PROBLEM or OCTAVO_INVALID_ARGUMENT with what is wrong; `*cache` is then null. */
+OCTAVO_EXPORT octavo_code octavo_kv_cache_create(const octavo_kv_cache_config* config,
+                                                 octavo_kv_cache** cache);
+
+/* Calls that have begun on other threads end well; later uses of the handle are errors. */
+OCTAVO_EXPORT octavo_code octavo_kv_cache_destroy(octavo_kv_cache* cache);
+
+/* The views of a layer's K and V, for octavo_arguments. */
+OCTAVO_EXPORT octavo_code octavo_kv_cache_views(const octavo_kv_cache* cache, int64_t layer,
+                                                octavo_tensor* k, octavo_tensor* v);
+
+/* A new request with the pages that the cache has of its prompt's `count` tokens: `*cached` of them
+ * need not be computed. Of the others it reserves up to `tokens`; -1 for all. Requests share pages
+ * only where their salts, `salt_size` bytes, are the same. OCTAVO_OUT_OF_PAGES if it does not fit:
+ * `*missing` is how many pages there are too few. `cached` and `missing` may be null. */
+OCTAVO_EXPORT octavo_code octavo_kv_cache_admit(octavo_kv_cache* cache, const int32_t* prompt,
+                                                int64_t count, const void* salt, size_t salt_size,
+                                                int64_t tokens, octavo_kv_request* request,
+                                                int64_t* cached, int64_t* missing);
+
+/* Room for the request's next `count` tokens. Where `tokens` is null, the cache is not told them,
+ * and no other request shares their pages. OCTAVO_OUT_OF_PAGES as in octavo_kv_cache_admit. */
+OCTAVO_EXPORT octavo_code octavo_kv_cache_reserve(octavo_kv_cache* cache, octavo_kv_request request,
+                                                  const int32_t* tokens, int64_t count,
+                                                  int64_t* missing);
+
+/* A rotary embedding: which dims of a head turn together, and by how much. */
+enum {
+  OCTAVO_ROPE_INTERLEAVED = 0, /* c and c + 1 */
+  OCTAVO_ROPE_HALVES = 1       /* c and c + rotary / 2 */
+};
+typedef struct octavo_rope {
+  int32_t style;
+  octavo_tensor table;      /* f32 [positions, rotary]: rotary / 2 cosines, then as many sines */
+  const int32_t* positions; /* of each row; in an append null: each token's place in its request */
+  int64_t positions_count;
+} octavo_rope;
+
+typedef struct octavo_kv_append {
+  size_t struct_size;
+  int64_t layer;
+  const octavo_kv_request* requests; /* each once */
+  int64_t requests_count;
+  /* [rows, hkv, d] and [rows, hkv, dv], of any dtypes: of each request in turn, all tokens that
+   * were reserved and not yet written in this layer. */
+  octavo_tensor k;
+  octavo_tensor v;
+  octavo_scale k_scale; /* x / scale is stored; `values` if there are any: one or hkv */
+  octavo_scale v_scale;
+  const octavo_rope* rope; /* turns K before it is stored; may be null */
+} octavo_kv_append;
+
+#define OCTAVO_KV_APPEND_INIT                                                     \
+  {                                                                               \
+    sizeof(octavo_kv_append), 0, NULL, 0, OCTAVO_TENSOR_INIT, OCTAVO_TENSOR_INIT, \
+        OCTAVO_SCALE_INIT, OCTAVO_SCALE_INIT, NULL                                \
+  }
+
+/* Stores K and V of tokens that were reserved, on the executor's threads; null: the process's. */
+OCTAVO_EXPORT octavo_code octavo_kv_cache_append(octavo_kv_cache* cache,
+                                                 const octavo_kv_append* append,
+                                                 const octavo_executor* executor);
+
+/* Says that K and V of the first `tokens` tokens were written in all layers, by other means. */
+OCTAVO_EXPORT octavo_code octavo_kv_cache_mark_written(octavo_kv_cache* cache,
+                                                       octavo_kv_request request, int64_t tokens);
+
+/* A new request with the same tokens, in the same pages; all must be written. */
+OCTAVO_EXPORT octavo_code octavo_kv_cache_fork(octavo_kv_cache* cache, octavo_kv_request request,
+                                               octavo_kv_request* child);
+
+/* Keeps the first `tokens` tokens of a request. */
+OCTAVO_EXPORT octavo_code octavo_kv_cache_truncate(octavo_kv_cache* cache,
+                                                   octavo_kv_request request, int64_t tokens);
+
+/* Ends a request. Its full pages stay until their room is needed. */
+OCTAVO_EXPORT octavo_code octavo_kv_cache_free(octavo_kv_cache* cache, octavo_kv_request request);
+
+/* Tokens of a request that were reserved, and that are written in all layers. */
+OCTAVO_EXPORT octavo_code octavo_kv_cache_lengths(const octavo_kv_cache* cache,
+                                                  octavo_kv_request request, int64_t* reserved,
+                                                  int64_t* written);
+
+/* The page table and lengths of some requests, for octavo_arguments. Sets `*columns` to the columns
+ * that they need. `page_ids` [count, capacity] and `kv_lens` [count] are written where they are not
+ * null; too small a capacity is OCTAVO_INVALID_ARGUMENT, and neither is touched. */
+OCTAVO_EXPORT octavo_code octavo_kv_cache_tables(const octavo_kv_cache* cache,
+                                                 const octavo_kv_request* requests, int64_t count,
+                                                 int32_t* page_ids, int64_t capacity,
+                                                 int32_t* kv_lens, int64_t* columns);
+
+typedef struct octavo_kv_statistics {
+  size_t struct_size;
+  int64_t pages;    /* free + cached + in_use */
+  int64_t free;     /* pages that hold nothing */
+  int64_t cached;   /* that no request uses, kept for prefixes to come */
+  int64_t in_use;   /* by one request or several */
+  int64_t requests; /* not freed yet */
+  /* Since the cache was made: */
+  int64_t prompt_tokens; /* of requests that were admitted */
+  int64_t cached_tokens; /* of those: found in the cache */
+  int64_t evictions;     /* cached pages that were given to others */
+  int64_t copies;        /* shared last pages that were copied before a write */
+  int64_t refusals;      /* for want of pages */
+} octavo_kv_statistics;
+
+#define OCTAVO_KV_STATISTICS_INIT \
+  { sizeof(octavo_kv_statistics), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+
+OCTAVO_EXPORT octavo_code octavo_kv_cache_statistics(const octavo_kv_cache* cache,
+                                                     octavo_kv_statistics* statistics);
+
+/* Writes cos and sin of position * base^(-2 i / rotary) to `table` [positions, rotary], for
+ * octavo_rope. OCTAVO_INVALID_ARGUMENT for an odd `rotary` or a base that is not positive. */
+OCTAVO_EXPORT octavo_code octavo_rope_table(int64_t positions, int64_t rotary, double base,
+                                            float* table);
+
+/* Turns the rows of x [rows, heads, d] in place, on the process's threads: queries, as an append
+ * turns keys. The positions must be given. */
+OCTAVO_EXPORT octavo_code octavo_rotate(const octavo_rope* rope, const octavo_tensor* x);
 
 #ifdef __cplusplus
 }

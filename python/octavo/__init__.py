@@ -8,6 +8,7 @@ A problem is computed by a kernel that declared it can, or refused with the reas
 
 from ._attention import attention
 from ._errors import (
+    CacheFullError,
     DeviceError,
     Error,
     InvalidArgumentError,
@@ -15,20 +16,28 @@ from ._errors import (
     UnavailableError,
     UnsupportedError,
 )
+from ._kv_cache import Admission, CacheStatistics, KVCache, Rope, rope_table, rotate
 from ._plan import Plan, explain, kernels, plan
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Admission",
+    "CacheFullError",
+    "CacheStatistics",
     "DeviceError",
     "Error",
     "InvalidArgumentError",
     "InvalidProblemError",
+    "KVCache",
     "Plan",
+    "Rope",
     "UnavailableError",
     "UnsupportedError",
     "attention",
     "explain",
     "kernels",
     "plan",
+    "rope_table",
+    "rotate",
 ]

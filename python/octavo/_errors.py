@@ -23,3 +23,14 @@ class UnavailableError(Error, RuntimeError):
 
 class DeviceError(Error, RuntimeError):
     """The device's driver refused or failed a call."""
+
+
+class CacheFullError(Error, RuntimeError):
+    """A cache has too few pages for what was asked; it did nothing.
+
+    missing    pages more than are free or cached
+    """
+
+    def __init__(self, missing: int) -> None:
+        super().__init__(f"missing={missing}: pages more than are free or cached")
+        self.missing = missing

@@ -73,4 +73,38 @@ Arguments to_arguments(const octavo_arguments& c) {
   return a;
 }
 
+std::vector<KvView> to_views(const char* name, const octavo_tensor* tensors, std::int64_t count) {
+  std::vector<KvView> views;
+  for (std::int64_t i = 0; i < count; ++i) views.push_back(to_tensor<4>(name, tensors[i]));
+  return views;
+}
+
+Rope to_rope(const octavo_rope& c) {
+  require(c.style == OCTAVO_ROPE_INTERLEAVED || c.style == OCTAVO_ROPE_HALVES,
+          "rope.style=", c.style, ": must be ", int{OCTAVO_ROPE_INTERLEAVED}, " or ",
+          int{OCTAVO_ROPE_HALVES});
+  Rope rope;
+  rope.style = c.style == OCTAVO_ROPE_HALVES ? RopeStyle::halves : RopeStyle::interleaved;
+  rope.table = to_tensor<2>("rope.table", c.table);
+  rope.positions = to_span("rope.positions", c.positions, c.positions_count);
+  return rope;
+}
+
+TensorView<3> to_rows(const char* name, const octavo_tensor& c) { return to_tensor<3>(name, c); }
+
+KvAppend to_append(const octavo_kv_append& c) {
+  require(c.struct_size == sizeof(octavo_kv_append), "append.struct_size=", c.struct_size,
+          ": this version's is ", sizeof(octavo_kv_append));
+  require(c.requests != nullptr || c.requests_count == 0, "append.requests is a null pointer");
+  KvAppend step;
+  step.layer = c.layer;
+  step.requests = to_span("append.requests", c.requests, c.requests_count);
+  step.k = to_tensor<3>("k", c.k);
+  step.v = to_tensor<3>("v", c.v);
+  step.k_scale = to_scale("k_scale", c.k_scale);
+  step.v_scale = to_scale("v_scale", c.v_scale);
+  if (c.rope != nullptr) step.rope = to_rope(*c.rope);
+  return step;
+}
+
 }  // namespace octavo::capi

@@ -30,6 +30,8 @@ octavo_code code_of(ErrorCode code) {
   return OCTAVO_INTERNAL;
 }
 
+}  // namespace
+
 octavo_code fail(octavo_code code, std::string_view text) noexcept {
   try {
     message = text;
@@ -38,8 +40,6 @@ octavo_code fail(octavo_code code, std::string_view text) noexcept {
   }
   return code;
 }
-
-}  // namespace
 
 octavo_code take_exception() noexcept {
   try {

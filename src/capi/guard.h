@@ -1,11 +1,16 @@
 #pragma once
 
+#include <string_view>
+
 #include "octavo/c.h"
 
 namespace octavo::capi {
 
 /// The code of the exception being handled. Keeps its message for the calling thread.
 octavo_code take_exception() noexcept;
+
+/// Keeps the message for the calling thread, and gives the code back.
+octavo_code fail(octavo_code code, std::string_view text) noexcept;
 
 /// Runs the body of a function of the C API: an exception becomes a code.
 template <typename Body>

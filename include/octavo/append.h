@@ -1,0 +1,58 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "octavo/arguments.h"
+#include "octavo/executor.h"
+#include "octavo/problem.h"
+
+namespace octavo {
+
+/// Which dims of a head a rotation turns together: c and c + 1, or c and c + rotary / 2.
+enum class RopeStyle : std::uint8_t { interleaved, halves };
+
+/// A rotary embedding of positions: turns each pair of the first `rotary` dims of a head; the
+/// others stay.
+struct Rope {
+  RopeStyle style = RopeStyle::halves;
+  /// f32 [positions, rotary]: of each position rotary / 2 cosines, then as many sines.
+  TensorView<2> table;
+  /// [rows] of each token; empty: its place in its request.
+  std::span<const std::int32_t> positions{};
+};
+
+/// A table for `Rope`, dense: cos and sin of position * base^(-2 i / rotary). Throws
+/// Error(invalid_argument) for an odd or non-positive `rotary`, negative `positions`, or a base
+/// that is not positive and finite.
+std::vector<float> rope_table(std::int64_t positions, std::int64_t rotary, double base = 10000);
+
+/// Turns the rows of x [rows, heads, d] in place, on the CPU: queries as `append` turns keys.
+/// `rope.positions` must be given. Throws Error(invalid_argument).
+void rotate(const Rope& rope, const TensorView<3>& x, Executor& executor);
+void rotate(const Rope& rope, const TensorView<3>& x);
+
+/// New keys and values, and the pages they go to. Row i of request r is its token kv_lens[r] -
+/// q_lens[r] + i: what attention then reads by the same page table and lengths.
+struct AppendArguments {
+  TensorView<3> new_k;  ///< [rows, hkv, d]; request r's rows follow those of request r - 1
+  TensorView<3> new_v;  ///< [rows, hkv, dv]
+  KvView k;             ///< [pages, page_size, hkv, d]
+  KvView v;             ///< [pages, page_size, hkv, dv]
+  PageTable page_table{};
+  std::span<const std::int32_t> q_lens;   ///< [requests] new tokens
+  std::span<const std::int32_t> kv_lens;  ///< [requests] tokens with the new ones
+  /// Factors of the stored k and v: x / scale is stored, rounded to nearest even; fp8 saturates.
+  /// `values` if there are any: one, or one for each KV head.
+  Scale k_scale{}, v_scale{};
+  std::optional<Rope> rope{};  ///< turns new_k, in fp32, before it is scaled
+};
+
+/// Writes new keys and values into pages, on the CPU. Throws Error(invalid_argument) before a page
+/// is touched. No two requests may write the same slot; reads and writes share no memory.
+void append(const AppendArguments& arguments, Executor& executor);
+void append(const AppendArguments& arguments);
+
+}  // namespace octavo

@@ -1,0 +1,110 @@
+#include "kv/storage.h"
+
+#include <cstring>
+#include <limits>
+#include <new>
+
+#include "core/view_checks.h"
+#include "kv/config.h"
+
+namespace octavo::kv {
+namespace {
+
+constexpr std::size_t kAlignment = 64;
+
+/// Bytes of K or V of one layer.
+std::int64_t pool_bytes(const KvCacheConfig& config, std::int64_t d) {
+  const auto token = config.hkv * d * static_cast<std::int64_t>(size_of(config.dtype));
+  const std::int64_t most = std::numeric_limits<std::int64_t>::max() / 2 / token;
+  require_argument(config.pages <= most / config.page_size, "pages=", config.pages, ": so many of ",
+                   config.page_size, " tokens are more than memory has addresses");
+  return config.pages * config.page_size * token;
+}
+
+/// K or V in memory whose pages lie `page_stride` elements apart.
+KvView view_of(const KvCacheConfig& config, std::byte* data, std::int64_t d,
+               std::int64_t page_stride) {
+  KvView view{data, config.dtype, {config.pages, config.page_size, config.hkv, d}, {}};
+  const bool nhd = config.order == PageOrder::nhd;
+  view.stride = {page_stride, nhd ? config.hkv * d : d, nhd ? d : config.page_size * d, 1};
+  return view;
+}
+
+void check_view_of(const char* name, const KvCacheConfig& config, const KvView& view,
+                   std::int64_t d) {
+  require_argument(view.dtype == config.dtype, name, " is ", octavo::name(view.dtype),
+                   ": dtype=", octavo::name(config.dtype));
+  const std::array<std::int64_t, 4> shape{config.pages, config.page_size, config.hkv, d};
+  for (std::size_t axis = 0; axis < shape.size(); ++axis) {
+    require_argument(view.shape[axis] == shape[axis], name, ".shape[", axis, "]=", view.shape[axis],
+                     ": the cache's is ", shape[axis]);
+  }
+  check_view(name, view);
+  check_distinct(name, view);
+}
+
+void copy_page_of(const KvView& view, std::int32_t from, std::int32_t to) {
+  const auto size = static_cast<std::int64_t>(size_of(view.dtype));
+  auto* data = static_cast<std::byte*>(view.data);
+  for (std::int64_t slot = 0; slot < view.shape[1]; ++slot) {
+    for (std::int64_t head = 0; head < view.shape[2]; ++head) {
+      const std::int64_t within = slot * view.stride[1] + head * view.stride[2];
+      std::memcpy(data + (to * view.stride[0] + within) * size,
+                  data + (from * view.stride[0] + within) * size,
+                  static_cast<std::size_t>(view.shape[3] * size));
+    }
+  }
+}
+
+}  // namespace
+
+void Storage::FreeAligned::operator()(std::byte* data) const {
+  ::operator delete (data, std::align_val_t{kAlignment});
+}
+
+Storage::Memory Storage::allocate(std::int64_t bytes) {
+  return Memory(static_cast<std::byte*>(
+      ::operator new (static_cast<std::size_t>(bytes), std::align_val_t{kAlignment})));
+}
+
+Storage::Storage(const KvCacheConfig& config) {
+  checked(config);
+  const bool joint = config.pool == Pool::joint;
+  require_argument(!joint || config.d == config.dv, "dv=", config.dv, ": must equal d=", config.d,
+                   " in pool=joint; use pool=split");
+  const std::int64_t k_bytes = pool_bytes(config, config.d);
+  const std::int64_t v_bytes = pool_bytes(config, config.dv);
+  const std::int64_t k_page = config.page_size * config.hkv * config.d;
+  const std::int64_t v_page = config.page_size * config.hkv * config.dv;
+  for (std::int64_t layer = 0; layer < config.layers; ++layer) {
+    std::byte* k = owned_.emplace_back(allocate(joint ? k_bytes + v_bytes : k_bytes)).get();
+    std::byte* v =
+        joint ? k + k_bytes / config.pages : owned_.emplace_back(allocate(v_bytes)).get();
+    k_.push_back(view_of(config, k, config.d, joint ? 2 * k_page : k_page));
+    v_.push_back(view_of(config, v, config.dv, joint ? 2 * v_page : v_page));
+  }
+}
+
+Storage::Storage(const KvCacheConfig& config, std::span<const KvView> k, std::span<const KvView> v)
+    : k_(k.begin(), k.end()), v_(v.begin(), v.end()) {
+  checked(config);
+  const auto layers = static_cast<std::size_t>(config.layers);
+  require_argument(k.size() == layers, "k has ", k.size(), " views: layers=", layers);
+  require_argument(v.size() == layers, "v has ", v.size(), " views: layers=", layers);
+  for (std::size_t layer = 0; layer < layers; ++layer) {
+    check_view_of("k", config, k[layer], config.d);
+    check_view_of("v", config, v[layer], config.dv);
+    Outputs outputs;
+    outputs.add(footprint("k", k[layer]));
+    outputs.add(footprint("v", v[layer]));
+  }
+}
+
+void Storage::copy_page(std::int32_t from, std::int32_t to) const {
+  for (std::size_t layer = 0; layer < k_.size(); ++layer) {
+    copy_page_of(k_[layer], from, to);
+    copy_page_of(v_[layer], from, to);
+  }
+}
+
+}  // namespace octavo::kv

@@ -1,0 +1,38 @@
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "octavo/kv_cache.h"
+
+namespace octavo::kv {
+
+/// The memory of a cache: K and V of each layer.
+class Storage {
+ public:
+  /// Allocates it. What it holds first is undefined. Throws Error(invalid_argument) for a config
+  /// that makes no sense.
+  explicit Storage(const KvCacheConfig& config);
+  /// Uses the caller's. Throws Error(invalid_argument) for views that do not fit the config.
+  Storage(const KvCacheConfig& config, std::span<const KvView> k, std::span<const KvView> v);
+
+  const KvView& k(std::int64_t layer) const { return k_[layer]; }
+  const KvView& v(std::int64_t layer) const { return v_[layer]; }
+
+  /// Copies a page, in all layers.
+  void copy_page(std::int32_t from, std::int32_t to) const;
+
+ private:
+  struct FreeAligned {
+    void operator()(std::byte* data) const;
+  };
+  using Memory = std::unique_ptr<std::byte[], FreeAligned>;
+  static Memory allocate(std::int64_t bytes);
+
+  std::vector<Memory> owned_;
+  std::vector<KvView> k_, v_;
+};
+
+}  // namespace octavo::kv
