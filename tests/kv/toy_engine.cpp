@@ -82,7 +82,7 @@ void ToyEngine::free(KvRequest request) {
   requests_.erase(request);
 }
 
-std::vector<float> ToyEngine::rows(const std::vector<KvRequest>& requests, int kind,
+std::vector<float> ToyEngine::rows(const std::vector<KvRequest>& requests, Kind kind,
                                    std::int64_t layer, bool from_start) const {
   const std::int64_t heads = kind == Kind::query ? kHq : config_.hkv;
   const std::int64_t d = kind == Kind::value ? config_.dv : config_.d;
