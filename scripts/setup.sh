@@ -17,9 +17,9 @@ install_missing() {
       "${packages[@]}"
 }
 
-# A virtual environment in build/venv with vLLM and what the tests need, and this project's package.
-# The slow part is done again only when the requirements change.
-python_environment() {
+# A virtual environment in build/venv with vLLM and what the tests need. Minutes, so it is made again
+# only when the requirements change.
+python_packages() {
   local stamp=build/venv/requirements
   mkdir -p build
   if ! cat requirements/engine.txt requirements/test.txt | cmp -s - "$stamp"; then
@@ -27,8 +27,13 @@ python_environment() {
     python3 -m venv build/venv &&
       build/venv/bin/pip install -q --disable-pip-version-check --no-deps -r requirements/engine.txt &&
       build/venv/bin/pip install -q --disable-pip-version-check -r requirements/test.txt &&
-      cat requirements/engine.txt requirements/test.txt >"$stamp" || return 1
+      cat requirements/engine.txt requirements/test.txt >"$stamp"
   fi
+}
+
+# The same with this project's package in it.
+python_environment() {
+  python_packages || return 1
   CMAKE_BUILD_PARALLEL_LEVEL=$(nproc) build/venv/bin/pip install -q --disable-pip-version-check \
     --no-build-isolation --no-deps .
 }
