@@ -20,13 +20,13 @@ install_missing() {
 # A virtual environment in build/venv with vLLM and what the tests need. Minutes, so it is made again
 # only when the requirements change.
 python_packages() {
-  local stamp=build/venv/requirements
+  local stamp=build/venv/requirements pip="build/venv/bin/pip install -q --disable-pip-version-check"
   mkdir -p build
   if ! cat requirements/engine.txt requirements/test.txt | cmp -s - "$stamp"; then
     rm -rf build/venv
     python3 -m venv build/venv &&
-      build/venv/bin/pip install -q --disable-pip-version-check --no-deps -r requirements/engine.txt &&
-      build/venv/bin/pip install -q --disable-pip-version-check -r requirements/test.txt &&
+      $pip --no-compile --no-deps -r requirements/engine.txt &&  # Python compiles what it imports
+      $pip -r requirements/test.txt &&
       cat requirements/engine.txt requirements/test.txt >"$stamp"
   fi
 }
