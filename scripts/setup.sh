@@ -17,18 +17,23 @@ install_missing() {
       "${packages[@]}"
 }
 
-# A virtual environment in build/venv with vLLM and what the tests need, and this project's package.
-# The slow part is done again only when the requirements change.
-python_environment() {
-  local stamp=build/venv/requirements
+# A virtual environment in build/venv with vLLM and what the tests need. Minutes, so it is made again
+# only when the requirements change.
+python_packages() {
+  local stamp=build/venv/requirements pip="build/venv/bin/pip install -q --disable-pip-version-check"
   mkdir -p build
   if ! cat requirements/engine.txt requirements/test.txt | cmp -s - "$stamp"; then
     rm -rf build/venv
     python3 -m venv build/venv &&
-      build/venv/bin/pip install -q --disable-pip-version-check --no-deps -r requirements/engine.txt &&
-      build/venv/bin/pip install -q --disable-pip-version-check -r requirements/test.txt &&
-      cat requirements/engine.txt requirements/test.txt >"$stamp" || return 1
+      $pip --no-compile --no-deps -r requirements/engine.txt &&  # Python compiles what it imports
+      $pip -r requirements/test.txt &&
+      cat requirements/engine.txt requirements/test.txt >"$stamp"
   fi
+}
+
+# The same with this project's package in it.
+python_environment() {
+  python_packages || return 1
   CMAKE_BUILD_PARALLEL_LEVEL=$(nproc) build/venv/bin/pip install -q --disable-pip-version-check \
     --no-build-isolation --no-deps .
 }

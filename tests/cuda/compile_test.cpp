@@ -1,8 +1,8 @@
 // Real compilers on the kernels' real sources. Skipped where there is none.
 #include <gtest/gtest.h>
 
+#include <iterator>
 #include <map>
-#include <set>
 
 #include "core/text.h"
 #include "cuda/pack.h"
@@ -52,28 +52,29 @@ class CudaCompile : public testing::TestWithParam<std::string> {
   const RealCompiler compiler{GetParam()};
 };
 
-/// Of each source the first, middle and last variant by nvcc, and the middle one by NVRTC, which
-/// has the same back end.
-std::vector<Variant> spread(int architecture, const std::string& compiler) {
+/// Of each source one variant. Those of all architectures and both compilers, which are numbered
+/// `turn`, are spread from the first to the last.
+std::vector<Variant> spread(std::size_t turn, int architecture) {
+  constexpr std::size_t kLastTurn = 2 * std::size(kArchitectures) - 1;
   std::map<std::string, std::vector<Variant>> by_source;
   for (const Variant& variant : default_variants(architecture)) {
     by_source[variant.source].push_back(variant);
   }
   std::vector<Variant> some;
   for (const auto& [source, variants] : by_source) {
-    std::set<std::size_t> picked = {variants.size() / 2};
-    if (compiler == "nvcc") picked.insert({0, variants.size() - 1});
-    for (const std::size_t i : picked) some.push_back(variants[i]);
+    some.push_back(variants[turn * (variants.size() - 1) / kLastTurn]);
   }
   return some;
 }
 
 TEST_P(CudaCompile, EveryKernelForEveryArchitecture) {
   std::vector<std::pair<Variant, int>> jobs;
+  std::size_t turn = GetParam() == "nvcc" ? 0 : 1;
   for (const int architecture : kArchitectures) {
-    for (const Variant& variant : spread(architecture, GetParam())) {
+    for (const Variant& variant : spread(turn, architecture)) {
       jobs.emplace_back(variant, architecture);
     }
+    turn += 2;
   }
   const CodeStore store = compiler.store();
   default_executor().parallel_for(static_cast<std::int64_t>(jobs.size()), [&](std::int64_t i) {
