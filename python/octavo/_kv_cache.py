@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -18,8 +17,7 @@ class Admission(NamedTuple):
     cached: int
 
 
-@dataclasses.dataclass(frozen=True)
-class CacheStatistics:
+class CacheStatistics(NamedTuple):
     """How a cache stands, in pages, and what it did since it was made."""
 
     pages: int  # free + cached + in_use
@@ -39,8 +37,7 @@ class CacheStatistics:
         return self.cached_tokens / self.prompt_tokens if self.prompt_tokens else 0.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Rope:
+class Rope(NamedTuple):
     """A rotary embedding.
 
     table      float32 [positions, rotary]: of each position rotary / 2 cosines, then as many sines
