@@ -61,6 +61,7 @@ std::vector<Variant> spread(std::size_t turn, int architecture) {
     by_source[variant.source].push_back(variant);
   }
   std::vector<Variant> some;
+  some.reserve(by_source.size());
   for (const auto& [source, variants] : by_source) {
     some.push_back(variants[turn * (variants.size() - 1) / kLastTurn]);
   }
