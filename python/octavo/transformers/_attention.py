@@ -9,6 +9,7 @@ import torch
 from .._attention import attention as octavo_attention
 from .._errors import InvalidArgumentError, UnsupportedError
 from ._masks import Mask
+from ._paged_cache import PagedLayer
 
 # Arguments that models pass on to every attention, and that change nothing in it.
 _WITHOUT_EFFECT = frozenset(
@@ -20,8 +21,8 @@ _WITHOUT_EFFECT = frozenset(
 def attention(
     module: torch.nn.Module,
     query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
+    key: torch.Tensor | PagedLayer,
+    value: torch.Tensor | PagedLayer,
     attention_mask: Mask | torch.Tensor | None,
     *,
     scaling: float | None = None,
@@ -35,7 +36,7 @@ def attention(
     """transformers' attention interface of attn_implementation="octavo".
 
     query        [batch, hq, q_length, d]
-    key, value   [batch, hkv, kv_length, d or dv]
+    key, value   [batch, hkv, kv_length, d or dv], or where a `PagedCache` has them
     attention_mask    what `octavo.transformers.mask` made, or a caller's own: booleans [batch or 1, 1,
                  q_length, kv_length], or numbers that are 0 or as good as minus infinity
     s_aux        [hq]: sinks
@@ -47,6 +48,8 @@ def attention(
     if is_causal is None:
         is_causal = getattr(module, "is_causal", True)
     options = {"softmax_scale": scaling, "soft_cap": softcap, "sinks": s_aux}
+    if isinstance(key, PagedLayer):
+        return key.cache.attend(key.layer, query, attention_mask, **options), None
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))
     if attention_mask is None:
         word = _word_without_mask(q.shape[1], k.shape[1], is_causal, sliding_window)

@@ -38,10 +38,14 @@ class Mask:
     Not a tensor: an attention that does not know Octavo's masks fails on it instead of ignoring it.
     """
 
-    word: str  # as in octavo.attention, among the keys of each span
+    words: tuple[str, ...]  # as in octavo.attention, among the keys of each span: all mean the same here
     spans: tuple[Span, ...]  # of each request
     q_length: int
     device: torch.device
+
+    @property
+    def word(self) -> str:
+        return self.words[0]
 
     # What transformers asks of masks that `generate` makes ahead, for static caches.
     ndim = 4
@@ -116,7 +120,7 @@ def mask(
         padding = padding[:, kv_offset : kv_offset + kv_length]
     starts = [0] * batch_size if padding is None else _left_padding(padding)
     # Chunks begin at multiples of their size, which are lost when the first keys are.
-    word = _word(
+    words = _words(
         mask_function,
         lambda: everything(attention_mask=None)[:, 0],
         torch.arange(q_length, device=device) + q_offset,
@@ -124,9 +128,10 @@ def mask(
         local_size,
         chunks_from=torch.tensor(starts, device=device) if kv_offset == 0 else None,
     )
+    word = words[0] if words else ""
     if word == "none":
         stop = kv_length
-    if word is None or stop > kv_length or (word.startswith("window") and stop != kv_length):
+    if not word or stop > kv_length or (word.startswith("window") and stop != kv_length):
         return everything(attention_mask=attention_mask)
     if padding is None:
         spans = (Span(0, stop, q_length),) * batch_size
@@ -137,7 +142,7 @@ def mask(
         spans = found
     if word == "none" and set(spans) == {Span(0, kv_length, q_length)}:
         return None
-    return Mask(word, spans, q_length, torch.device(device))
+    return Mask(words, spans, q_length, torch.device(device))
 
 
 def _left_padding(padding: torch.Tensor) -> list[int]:
@@ -161,34 +166,28 @@ def _spans(padding: torch.Tensor, q_length: int, keep_rows: bool) -> tuple[Span,
     return tuple(spans)
 
 
-def _word(
+def _words(
     mask_function: Callable[..., torch.Tensor],
     evaluate: Callable[[], torch.Tensor],
     q: torch.Tensor,
     kv: torch.Tensor,
     size: int | None,
     chunks_from: torch.Tensor | None,
-) -> str | None:
-    """The word that means what the function says for all queries at `q` and keys at `kv`."""
+) -> tuple[str, ...]:
+    """The words that mean what the function says for all queries at `q` and keys at `kv`."""
     if mask_function is causal_mask_function:
-        return "causal"
+        return ("causal",)
     if mask_function is bidirectional_mask_function:
-        return "none"
-    seen = evaluate()  # [batch, q, kv]
+        return ("none",)
     q, kv = q[:, None], kv[None, :]
     causal = kv <= q
-    if torch.equal(seen, causal.expand_as(seen)):
-        return "causal"
+    meanings = {"causal": causal}
     if size is not None:
-        window = causal & (kv > q - size)
-        if torch.equal(seen, window.expand_as(seen)):
-            return f"window:{size - 1},0"
-        both = (q - kv).abs() <= size
-        if torch.equal(seen, both.expand_as(seen)):
-            return f"window:{size},{size}"
+        meanings[f"window:{size - 1},0"] = causal & (kv > q - size)
+        meanings[f"window:{size},{size}"] = (q - kv).abs() <= size
         if chunks_from is not None:
             begin = chunks_from[:, None, None]
-            chunk = causal & ((kv - begin) // size == (q - begin) // size)
-            if torch.equal(seen, chunk.expand_as(seen)):
-                return f"chunked:{size}"
-    return "none" if bool(seen.all()) else None
+            meanings[f"chunked:{size}"] = causal & ((kv - begin) // size == (q - begin) // size)
+    meanings["none"] = torch.ones_like(causal)
+    seen = evaluate()  # [batch, q, kv]
+    return tuple(word for word, keys in meanings.items() if torch.equal(seen, keys.expand_as(seen)))
