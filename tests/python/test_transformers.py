@@ -6,56 +6,19 @@ import torch
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
 import tiny_models  # noqa: E402
+from tiny_models import CLOSE, generated, logits, models  # noqa: E402
 
 import octavo  # noqa: E402
 import octavo.transformers  # noqa: E402
 from octavo.transformers import Mask  # noqa: E402
 
-# Logits of up to 7 after four layers of float32; transformers' own attentions differ as much.
-CLOSE = {"atol": 2e-5, "rtol": 0}
+pytestmark = pytest.mark.usefixtures("one_thread")
 LENGTHS = {"left": [19, 11, 3], "right": [19, 11, 3], "none": [19, 19]}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Threads on so little work mostly wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def models():
-    """name -> the model on transformers' plain attention, and on Octavo."""
-    made = {}
-
-    def get(name):
-        if name not in made:
-            made[name] = tiny_models.model(name, "eager"), tiny_models.model(name, "octavo")
-        return made[name]
-
-    return get
-
-
-def logits(model, inputs):
-    position_ids = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
-    with torch.no_grad():
-        return model(**inputs, position_ids=position_ids).logits
-
-
-def generated(model, inputs, tokens=12, **options):
-    """Sequences, and the logits that each new token came from."""
-    done = model.generate(
-        **inputs, max_new_tokens=tokens, do_sample=False, output_logits=True,
-        return_dict_in_generate=True, **options,
-    )  # fmt: skip
-    return done.sequences, torch.stack(done.logits)
 
 
 @pytest.mark.parametrize("side", LENGTHS)
 @pytest.mark.parametrize("name", tiny_models.CONFIGS)
-def test_logits_of_a_batch(models, name, side):
+def test_logits_of_a_batch(name, side):
     plain, on_octavo = models(name)
     inputs = tiny_models.batch(LENGTHS[side], side)
     seen = inputs["attention_mask"].bool()
@@ -65,7 +28,7 @@ def test_logits_of_a_batch(models, name, side):
 
 @pytest.mark.parametrize("cache", ["dynamic", "static", "none"])
 @pytest.mark.parametrize("name", tiny_models.CONFIGS)
-def test_generation(models, name, cache):
+def test_generation(name, cache):
     if (name, cache) == ("llama4", "static"):
         pytest.skip("transformers' generate fails there on any attention")
     plain, on_octavo = models(name)
@@ -80,7 +43,7 @@ def test_generation(models, name, cache):
     torch.testing.assert_close(actual[1], expected[1], **CLOSE)
 
 
-def test_queries_after_cached_keys(models):
+def test_queries_after_cached_keys():
     plain, on_octavo = models("gemma3")
     inputs = tiny_models.batch([19, 11])
     position_ids = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
@@ -99,7 +62,7 @@ def test_queries_after_cached_keys(models):
     torch.testing.assert_close(results[1], results[0], **CLOSE)
 
 
-def test_beams(models):
+def test_beams():
     plain, on_octavo = models("gemma3")
     inputs = tiny_models.batch(LENGTHS["left"])
     sequences = [
@@ -108,7 +71,7 @@ def test_beams(models):
     assert torch.equal(*sequences)
 
 
-def test_sequences_packed_in_one_row(models):
+def test_sequences_packed_in_one_row():
     plain, on_octavo = models("llama")
     inputs = {
         "input_ids": tiny_models.batch([19])["input_ids"],
@@ -119,7 +82,7 @@ def test_sequences_packed_in_one_row(models):
         torch.testing.assert_close(on_octavo(**inputs).logits, plain(**inputs).logits, **CLOSE)
 
 
-def test_a_mask_of_the_callers_own(models):
+def test_a_mask_of_the_callers_own():
     plain, on_octavo = models("llama")
     generator = torch.Generator().manual_seed(3)
     seen = torch.rand((2, 1, 19, 19), generator=generator) < 0.5
@@ -134,7 +97,7 @@ def test_a_mask_of_the_callers_own(models):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_rounding_loses_no_more_than_in_transformers_own_attention(models, dtype):
+def test_rounding_loses_no_more_than_in_transformers_own_attention(dtype):
     exact = models("llama")[0]
     inputs = tiny_models.batch([19, 11])
     seen = inputs["attention_mask"].bool()

@@ -1,7 +1,12 @@
 """Small transformers models with random weights, in which every part of the attention matters."""
 
+import functools
+
 import torch
 import transformers
+
+# Logits of up to 7 after four layers of float32; transformers' own attentions differ as much.
+CLOSE = {"atol": 2e-5, "rtol": 0}
 
 SHAPE = {
     "vocab_size": 97,
@@ -70,6 +75,12 @@ def model(name, attention, dtype=torch.float32):
     return made
 
 
+@functools.cache
+def models(name):
+    """On transformers' plain attention, and on Octavo."""
+    return model(name, "eager"), model(name, "octavo")
+
+
 def batch(lengths, side="left", seed=0):
     """Token ids and padding mask of prompts of these lengths."""
     tokens = torch.randint(2, 96, (len(lengths), max(lengths)),
@@ -78,3 +89,25 @@ def batch(lengths, side="left", seed=0):
     lengths = torch.tensor(lengths)[:, None]
     seen = columns < lengths if side == "right" else columns >= max(lengths) - lengths
     return {"input_ids": tokens.where(seen, 0), "attention_mask": seen.long()}
+
+
+def position_ids(attention_mask):
+    return (attention_mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def logits(model, inputs, **options):
+    with torch.no_grad():
+        return model(**inputs, position_ids=position_ids(inputs["attention_mask"]), **options).logits
+
+
+def generated(model, inputs, tokens=12, **options):
+    """Sequences, and the logits that each new token came from."""
+    done = model.generate(
+        **inputs,
+        max_new_tokens=tokens,
+        do_sample=False,
+        output_logits=True,
+        return_dict_in_generate=True,
+        **options,
+    )
+    return done.sequences, torch.stack(done.logits)

@@ -135,9 +135,7 @@ class PagedCache(Cache):
 
     def _begin(self, ids: Any, attention_mask: Any, count: int, rows: int) -> None:
         """A call of the model is about to compute the next `count` columns."""
-        if self._step is not None:  # the last one did not get to its end
-            self._truncate()
-            self._step = None
+        self._abandon()
         columns = self._seen.shape[1]
         seen = np.ones((rows, columns + count), bool)
         if attention_mask is not None:
@@ -150,7 +148,8 @@ class PagedCache(Cache):
                 f"attention_mask has the shape {seen.shape}: must be [{rows}, {columns + count}], of "
                 f"which the cache has {columns} columns"
             )
-        if columns == 0 and self._started is None:
+        begins = columns == 0 and self._started is None
+        if begins:
             self._admit([np.empty(0, np.int32)] * rows)
             self._seen = seen[:, :0]
         if len(self._seen) != rows:
@@ -171,6 +170,8 @@ class PagedCache(Cache):
         except Exception:
             for pages in done:
                 pages.truncate(self._seen.sum(axis=1).tolist())
+            if begins:
+                self.reset()
             raise
         self._step = Step(
             rows=np.flatnonzero(new),
@@ -254,18 +255,37 @@ class PagedCache(Cache):
         self._started = self._step = None
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Takes back the last columns, as many as the negative number says."""
+        """Takes back the last columns, as many as the negative number says. Layers with a window or chunks
+        refuse to go back so far that the next token would see what they have let go."""
         columns = self._seen.shape[1]
         if not -columns <= tokens_to_remove <= 0:
             raise InvalidArgumentError(
                 f"tokens_to_remove={tokens_to_remove}: must be from {-columns} to 0"
             )
-        self._seen = self._seen[:, : columns + tokens_to_remove]
-        self._truncate()
+        self._abandon()
+        seen = self._seen[:, : columns + tokens_to_remove]
+        shorter: list[tuple[Pages, list[int]]] = []
+        try:
+            for pages in self._pages.values():
+                shorter.append((pages, pages.truncated(seen.sum(axis=1).tolist())))
+        except Exception:
+            for pages, requests in shorter:
+                pages.free(requests)
+            raise
+        for pages, requests in shorter:
+            pages.replace(requests)
+        self._seen = seen
+
+    def _abandon(self) -> None:
+        """Forgets a step that did not get to its end."""
+        if self._step is not None:
+            self._truncate()
+            self._step = None
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
         """Goes on with the requests of these rows, as often as they are named; they share their pages."""
         rows = _host(beam_idx).tolist()
+        self._abandon()
         for pages in self._pages.values():
             pages.select(rows)
         self._seen = self._seen[rows]

@@ -41,8 +41,8 @@ class _Tables:
 class Pages:
     """Keys and values of the layers of one mask, on the devices where these layers compute.
 
-    An octavo.KVCache says which page belongs to whom. It can hold host memory only, so it is given a
-    byte for each token, and what it would store is stored here.
+    An octavo.KVCache says which page belongs to whom. It holds host memory only, so it is given four
+    bytes for each token, and what it would store is stored here.
     """
 
     def __init__(self, mask: str, pages: int, page_size: int, dtype: torch.dtype | None) -> None:
@@ -50,7 +50,7 @@ class Pages:
         self.page_size = page_size
         self._pages = pages
         self._dtype = dtype
-        self._books = KVCache(pages=pages, page_size=page_size, hkv=1, d=1, dtype="e4m3", mask=mask)
+        self._books = KVCache(pages=pages, page_size=page_size, hkv=1, d=1, dtype="f16", mask=mask)
         self._pools: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}  # K and V of a layer
         self.requests: list[int] = []
         self._page_table = np.empty((0, 0), np.int32)
@@ -68,35 +68,63 @@ class Pages:
         return [admission.cached for admission in admissions]
 
     def clear(self) -> None:
-        for request in self.requests:
+        self.replace([])
+
+    def replace(self, requests: list[int]) -> None:
+        """Goes on with these."""
+        self.free(self.requests)
+        self.requests = requests
+
+    def free(self, requests: Sequence[int]) -> None:
+        for request in requests:
             self._books.free(request)
-        self.requests = []
 
     def truncate(self, lengths: Sequence[int]) -> None:
         for request, length in zip(self.requests, lengths, strict=True):
             self._books.truncate(request, length)
 
+    def truncated(self, lengths: Sequence[int]) -> list[int]:
+        """Forks of the requests that are shorter. Refuses lengths whose next query would see tokens that
+        are gone."""
+        forks: list[int] = []
+        try:
+            for request, length in zip(self.requests, lengths, strict=True):
+                forks.append(self._books.fork(request))
+                self._books.truncate(forks[-1], length)
+        except Exception:
+            self.free(forks)
+            raise
+        return forks
+
     def select(self, rows: Sequence[int]) -> None:
         """The requests of these rows, as often as they are named."""
-        chosen = [self._books.fork(self.requests[row]) for row in rows]
-        self.clear()
-        self.requests = chosen
+        self.replace([self._books.fork(self.requests[row]) for row in rows])
 
     def reserve(self, tokens: Sequence[np.ndarray | int]) -> None:
         """Room for each request's next tokens, by their ids or how many. All or none of them."""
         before = [self._books.length(request) for request in self.requests]
         held, _ = self._books.tables(self.requests)
+        row = 0
         try:
-            for request, new in zip(self.requests, tokens, strict=True):
+            for row, (request, new) in enumerate(zip(self.requests, tokens, strict=True)):
                 self._books.reserve(request, new)
-        except CacheFullError:
+        except Exception as error:
             self.truncate(before)
+            self._copy_pages(held, before)  # what got another page keeps it
+            if isinstance(error, CacheFullError):
+                later = zip(before[row + 1 :], tokens[row + 1 :])
+                raise CacheFullError(error.missing + sum(self._added(*x) for x in later)) from None
             raise
-        self._page_table, self._kv_lens = self._books.tables(self.requests)
         self._copy_pages(held, before)
+
+    def _added(self, length: int, tokens: np.ndarray | int) -> int:
+        """Pages that a request of this length gets for more tokens."""
+        count = tokens if isinstance(tokens, int) else len(tokens)
+        return -(-(length + count) // self.page_size) - -(-length // self.page_size)
 
     def _copy_pages(self, held: np.ndarray, lengths: Sequence[int]) -> None:
         """Where a request got another last page because it shared the one that it goes on in."""
+        self._page_table, self._kv_lens = self._books.tables(self.requests)
         pairs = []
         for row, length in enumerate(lengths):
             column, used = divmod(length, self.page_size)
@@ -143,7 +171,7 @@ class Pages:
         if layer not in self._pools:
             self._pools[layer] = self._pool(k), self._pool(v)
         for pool, new in zip(self._pools[layer], (k, v)):
-            tokens = _rows(new, tables.rows).to(pool.dtype)
+            tokens = _rows(new.detach(), tables.rows).to(pool.dtype)
             pool.view(-1, *pool.shape[2:]).index_copy_(0, tables.slots, tokens)
 
     def _pool(self, like: torch.Tensor) -> torch.Tensor:
