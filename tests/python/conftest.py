@@ -18,3 +18,14 @@ def pytest_runtest_call(item):
         if kernel is None or kernel not in str(error) or kernel == "cpu_reference":
             raise
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """torch on one thread: on little work threads mostly wait for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
