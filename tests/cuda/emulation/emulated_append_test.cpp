@@ -7,6 +7,8 @@
 namespace octavo::emulation {
 namespace {
 
+const Device kEmulated;
+
 using tests::Form;
 using tests::Sample;
 
@@ -17,7 +19,7 @@ TEST_P(EmulatedAppend, StoresTheBitsOfTheCpu) {
     Sample on_cpu(GetParam(), d, dv);
     append(on_cpu.arguments());
     Sample emulated(GetParam(), d, dv);
-    cuda::launch_append({.id = "emulated", .capability = 80}, emulated.arguments(), nullptr);
+    cuda::launch_append(kEmulated, emulated.arguments(), nullptr);
     EXPECT_EQ(emulated.k(), on_cpu.k());
     EXPECT_EQ(emulated.v(), on_cpu.v());
   }
@@ -27,7 +29,7 @@ INSTANTIATE_TEST_SUITE_P(Forms, EmulatedAppend, testing::ValuesIn(tests::forms()
                          [](const auto& info) { return tests::name_of(info.param); });
 
 /// More stretches than one launch has room for, some of them longer than a stretch may be.
-TEST(EmulatedAppend, ManyStretches) {
+TEST(EmulatedAppends, MoreStretchesThanALaunchHolds) {
   for (const std::int64_t page_size : {1, 50}) {
     constexpr std::int32_t kTokens = 403;
     const std::int64_t pages = (kTokens + page_size - 1) / page_size;
@@ -46,7 +48,7 @@ TEST(EmulatedAppend, ManyStretches) {
     a.v = KvView::dense(v.data(), DType::f32, {pages, page_size, 1, 1});
     a.page_table = {table.data(), 1, pages, pages};
     a.q_lens = a.kv_lens = {&kTokens, 1};
-    cuda::launch_append({.id = "emulated", .capability = 80}, a, nullptr);
+    cuda::launch_append(kEmulated, a, nullptr);
     for (std::int64_t token = 0; token < kTokens; ++token) {
       const std::int64_t at = table[token / page_size] * page_size + token % page_size;
       ASSERT_EQ(k[at], static_cast<float>(2 * token)) << page_size;
