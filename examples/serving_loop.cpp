@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <deque>
+#include <exception>
 #include <random>
 #include <stdexcept>
 #include <vector>
@@ -16,9 +17,8 @@
 #include "octavo/octavo.h"
 #include "toy_model.h"
 
+namespace toy {
 namespace {
-
-using namespace toy;
 
 constexpr std::int64_t kPages = 24, kPageSize = 8, kMostTokens = 160;  // of a request
 constexpr std::int64_t kMostRunning = 8, kStepTokens = 48;
@@ -160,9 +160,8 @@ std::vector<Sequence> requests() {
   return all;
 }
 
-}  // namespace
-
-int main() {
+/// The exit status.
+int run() {
   const std::vector<Sequence> all = requests();
   Engine engine;
   std::vector<Sequence> finished;
@@ -188,4 +187,16 @@ int main() {
               static_cast<long long>(statistics.refusals));
   std::printf("%zu got the tokens that they get alone\n", same);
   return same == all.size() && finished.size() == all.size() && statistics.hit_rate() > 0 ? 0 : 1;
+}
+
+}  // namespace
+}  // namespace toy
+
+int main() {
+  try {
+    return toy::run();
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 2;
+  }
 }

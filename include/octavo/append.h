@@ -8,6 +8,8 @@
 #include "octavo/arguments.h"
 #include "octavo/executor.h"
 #include "octavo/problem.h"
+#include "octavo/selection.h"
+#include "octavo/stream.h"
 
 namespace octavo {
 
@@ -54,5 +56,14 @@ struct AppendArguments {
 /// is touched. No two requests may write the same slot; reads and writes share no memory.
 void append(const AppendArguments& arguments, Executor& executor);
 void append(const AppendArguments& arguments);
+
+/// Enqueues the same on a stream of a GPU: the bits that it stores are those of the CPU, apart from
+/// the payload of a NaN that is converted. New keys and values, pools, scales' values, and the
+/// rotation's table and positions are in memory that the GPU reads; what scales and positions hold
+/// is not checked there. Page table and lengths are in host memory, and read before this returns.
+/// Neither allocates nor waits, once the kernel's code is loaded: at the first append, or when a
+/// KvCache is made. Throws Error(invalid_argument) before anything is enqueued, Error(unavailable)
+/// where there is no code and no compiler, Error(device_error).
+void append(const AppendArguments& arguments, const Device& device, Stream stream);
 
 }  // namespace octavo

@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -31,6 +32,10 @@ struct KvCacheConfig {
   /// before a causal window, or before the current chunk.
   Mask mask{MaskKind::causal};
   bool share_prefixes = true;
+  std::string device = "cpu";  ///< whose memory holds it: `cpu` or `cuda:N`
+  /// Of a GPU: where K and V are stored and shared pages copied, and where runs read them; or on
+  /// another that waits for it.
+  Stream stream{};
 
   /// That of a cache for a problem. Throws Error(invalid_problem) if it is not paged.
   static KvCacheConfig of(const Problem& problem, std::int64_t pages, std::int64_t layers = 1);
@@ -110,7 +115,8 @@ struct KvAppend {
 class KvCache {
  public:
   /// A cache with memory of its own. Throws Error(invalid_argument) for a config that makes no
-  /// sense, with the field.
+  /// sense, with the field. Of a GPU also Error(unavailable) where there is none, or neither code
+  /// for it nor a compiler, and Error(device_error) where it has too little memory.
   explicit KvCache(const KvCacheConfig& config);
   /// A cache in the caller's memory, which outlives it: K and V of each layer [pages, page_size,
   /// hkv, d or dv], with any strides. `order` and `pool` of the config mean nothing then.
@@ -137,7 +143,8 @@ class KvCache {
   /// The same for tokens that the cache is not told: their pages are found by no other request.
   [[nodiscard]] std::int64_t reserve_unnamed(KvRequest request, std::int64_t tokens);
 
-  /// Stores K and V of tokens that were reserved. On the CPU on the executor's threads.
+  /// Stores K and V of tokens that were reserved: on the executor's threads, or on the GPU's
+  /// stream, where K, V, the rotation and scales' values are in memory that the GPU reads.
   void append(const KvAppend& step, Executor& executor);
   void append(const KvAppend& step);
 

@@ -4,7 +4,8 @@
 
 namespace octavo::cuda {
 
-/// Memory of a device, for the library's own tools and checks. Runs of plans allocate nothing.
+/// Memory of a device: caches', and that of the library's own tools and checks. Runs of plans
+/// allocate nothing.
 class Buffer {
  public:
   /// Throws Error(device_error) where there is not enough.

@@ -34,42 +34,36 @@ Where locate(std::uintptr_t address) {
   return where;
 }
 
-/// Checks the addresses of one run. Those in an allocation that was found reachable need no second
-/// question: frameworks cut many small tensors from one.
-class Reach {
- public:
-  explicit Reach(const Device& device) : device_(device) {}
-
-  void check(std::string_view name, const void* pointer) {
-    const auto address = reinterpret_cast<std::uintptr_t>(pointer);
-    if (address == 0) return;
-    for (const Where& known : known_) {
-      if (address - known.begin < known.size) return;
-    }
-    const Where where = locate(address);
-    require_argument(where.type != MemoryType::unknown, name, " at ", pointer,
-                     " is in host memory: the plan runs on ", device_.id);
-    const bool mapped = where.managed != 0 || where.device_pointer == address;
-    require_argument(where.type != MemoryType::host || mapped, name, " at ", pointer,
-                     " is in host memory at another address than ", device_.id, " has for it");
-    const bool own = where.type == MemoryType::host || where.managed != 0;
-    require_argument(own || where.ordinal == device_.ordinal, name, " at ", pointer,
-                     " is in the memory of cuda:", where.ordinal, ": the plan runs on ",
-                     device_.id);
-    known_[next_++ % known_.size()] = where;
-  }
-
- private:
-  const Device& device_;
-  std::array<Where, 4> known_{};
-  std::size_t next_ = 0;
-};
-
 }  // namespace
+
+void Reach::check(std::string_view name, const void* pointer) {
+  const auto address = reinterpret_cast<std::uintptr_t>(pointer);
+  if (address == 0) return;
+  for (const Range& known : known_) {
+    if (address - known.begin < known.size) return;
+  }
+  const Where where = locate(address);
+  require_argument(where.type != MemoryType::unknown, name, " at ", pointer,
+                   " is in host memory: ", work_, " on ", device_.id);
+  const bool mapped = where.managed != 0 || where.device_pointer == address;
+  require_argument(where.type != MemoryType::host || mapped, name, " at ", pointer,
+                   " is in host memory at another address than ", device_.id, " has for it");
+  const bool own = where.type == MemoryType::host || where.managed != 0;
+  require_argument(own || where.ordinal == device_.ordinal, name, " at ", pointer,
+                   " is in the memory of cuda:", where.ordinal, ": ", work_, " on ", device_.id);
+  known_[next_++ % known_.size()] = {where.begin, where.size};
+}
+
+void check_on_host(std::string_view name, const void* pointer) {
+  if (pointer == nullptr) return;
+  const Where where = locate(reinterpret_cast<std::uintptr_t>(pointer));
+  require_argument(where.type != MemoryType::device || where.managed != 0, name, " at ", pointer,
+                   " is in the memory of cuda:", where.ordinal, ": must be in host memory");
+}
 
 void check_memory(const Device& device, const StreamCall& call) {
   const Arguments& a = call.arguments;
-  Reach reach(device);
+  Reach reach(device, "the plan runs");
   const auto check_view = [&](std::string_view name, const auto& view) {
     for (const std::int64_t extent : view.shape) {
       if (extent == 0) return;

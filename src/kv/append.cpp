@@ -4,8 +4,11 @@
 #include <cstring>
 #include <vector>
 
+#include "core/arguments.h"
 #include "core/call.h"
 #include "cpu/convert.h"
+#include "cuda/append.h"
+#include "cuda/device.h"
 #include "kv/append_checks.h"
 #include "kv/rope.h"
 
@@ -84,6 +87,7 @@ std::vector<Rows> rows_of(const AppendArguments& a) {
 
 void append(const AppendArguments& a, Executor& executor) {
   kv::check_append(a);
+  kv::check_append_tables(a);
   kv::check_append_values(a);
   const Rope* rope = a.rope ? &*a.rope : nullptr;
   const Side sides[] = {{a.new_k, a.k, a.k_scale, rope}, {a.new_v, a.v, a.v_scale, nullptr}};
@@ -106,5 +110,14 @@ void append(const AppendArguments& a, Executor& executor) {
 }
 
 void append(const AppendArguments& arguments) { append(arguments, default_executor()); }
+
+void append(const AppendArguments& a, const Device& device, Stream stream) {
+  require_argument(!device.is_cpu(), "device is ", device.id, ": streams are of a GPU");
+  kv::check_append(a);
+  cuda::check_append_memory(device, a, stream.handle);
+  kv::check_append_tables(a);
+  const cuda::CurrentContext context(device.ordinal);
+  cuda::launch_append(device, a, stream.handle);
+}
 
 }  // namespace octavo

@@ -118,6 +118,11 @@ void check_scale_values(std::string_view name, const Scale& scale) {
   }
 }
 
+void check_position_count(const Rope& rope, std::int64_t rows) {
+  require_equal("rope.positions (size)", static_cast<std::int64_t>(rope.positions.size()),
+                "the number of rows", rows);
+}
+
 /// Of tokens without positions of their own.
 void check_places(const AppendArguments& a) {
   const std::int64_t positions = a.rope->table.shape[0];
@@ -140,8 +145,7 @@ void check_rope(const Rope& rope, std::int64_t d) {
 }
 
 void check_positions(const Rope& rope, std::int64_t rows) {
-  require_equal("rope.positions (size)", static_cast<std::int64_t>(rope.positions.size()),
-                "the number of rows", rows);
+  check_position_count(rope, rows);
   for (std::size_t row = 0; row < rope.positions.size(); ++row) {
     require_argument(rope.positions[row] >= 0 && rope.positions[row] < rope.table.shape[0],
                      "rope.positions[", row, "]=", rope.positions[row], ": must be from 0 to ",
@@ -158,11 +162,12 @@ void check_append(const AppendArguments& a) {
   if (a.rope) {
     check_rope(*a.rope, a.k.shape[3]);
     check_values("rope.positions", a.rope->positions);
+    if (!a.rope->positions.empty()) check_position_count(*a.rope, a.new_k.shape[0]);
   }
   check_memory_apart(a);
 }
 
-void check_append_values(const AppendArguments& a) {
+void check_append_tables(const AppendArguments& a) {
   std::vector<Stretch> stretches;
   std::int64_t rows = 0;
   for (std::size_t r = 0; r < a.q_lens.size(); ++r) {
@@ -184,14 +189,13 @@ void check_append_values(const AppendArguments& a) {
                      ": requests ", one.request, " and ", next.request, " both write its slot ",
                      next.begin);
   }
+  if (a.rope && a.rope->positions.empty()) check_places(a);
+}
+
+void check_append_values(const AppendArguments& a) {
   check_scale_values("k_scale", a.k_scale);
   check_scale_values("v_scale", a.v_scale);
-  if (!a.rope) return;
-  if (a.rope->positions.empty()) {
-    check_places(a);
-  } else {
-    check_positions(*a.rope, rows);
-  }
+  if (a.rope && !a.rope->positions.empty()) check_positions(*a.rope, a.new_k.shape[0]);
 }
 
 }  // namespace octavo::kv

@@ -14,8 +14,11 @@ inline ScaleKind kind_of(const Scale& scale) {
 /// Error(invalid_argument).
 void check_append(const AppendArguments& arguments);
 
-/// What depends on lengths, page ids, positions and scales in the host's memory: after
-/// `check_append`. Throws Error(invalid_argument).
+/// What depends on lengths and page ids, which are in host memory: after `check_append`. Throws
+/// Error(invalid_argument).
+void check_append_tables(const AppendArguments& arguments);
+
+/// Positions and scales that are in host memory. Throws Error(invalid_argument).
 void check_append_values(const AppendArguments& arguments);
 
 /// A rotation of heads of `d` dims: its table. Throws Error(invalid_argument).

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <mutex>
+#include <optional>
 #include <unordered_map>
 #include <utility>
 
@@ -157,7 +158,11 @@ void KvCache::append(const KvAppend& step, Executor& executor) {
   a.k_scale = step.k_scale;
   a.v_scale = step.v_scale;
   a.rope = step.rope;
-  octavo::append(a, executor);
+  if (const std::optional<Device>& gpu = state_->storage.gpu()) {
+    octavo::append(a, *gpu, state_->config.stream);
+  } else {
+    octavo::append(a, executor);
+  }
   const std::lock_guard lock(state_->mutex);
   state_->mark_layer(step, tables);
 }

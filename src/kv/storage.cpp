@@ -5,6 +5,10 @@
 #include <new>
 
 #include "core/view_checks.h"
+#include "cuda/append.h"
+#include "cuda/device.h"
+#include "cuda/function.h"
+#include "cuda/memory.h"
 #include "kv/config.h"
 
 namespace octavo::kv {
@@ -56,19 +60,64 @@ void copy_page_of(const KvView& view, std::int32_t from, std::int32_t to) {
   }
 }
 
+void check_reached(const Device& gpu, const KvView& k, const KvView& v) {
+  const cuda::CurrentContext context(gpu.ordinal);
+  cuda::Reach reach(gpu, "the cache is");
+  reach.check("k", k.data);
+  reach.check("v", v.data);
+}
+
+/// A page as new tokens of another.
+void copy_page_on_gpu(const Device& gpu, Stream stream, const KvView& k, const KvView& v,
+                      std::int32_t from, std::int32_t to) {
+  const auto rows = [&](const KvView& view) {
+    const auto size = static_cast<std::int64_t>(size_of(view.dtype));
+    return TensorView<3>{static_cast<std::byte*>(view.data) + from * view.stride[0] * size,
+                         view.dtype,
+                         {view.shape[1], view.shape[2], view.shape[3]},
+                         {view.stride[1], view.stride[2], view.stride[3]}};
+  };
+  const auto tokens = static_cast<std::int32_t>(k.shape[1]);
+  AppendArguments a;
+  a.new_k = rows(k);
+  a.new_v = rows(v);
+  a.k = k;
+  a.v = v;
+  a.page_table = {&to, 1, 1, 1};
+  a.q_lens = a.kv_lens = {&tokens, 1};
+  cuda::launch_append(gpu, a, stream.handle);
+}
+
 }  // namespace
 
 void Storage::FreeAligned::operator()(std::byte* data) const {
   ::operator delete (data, std::align_val_t{kAlignment});
 }
 
-Storage::Memory Storage::allocate(std::int64_t bytes) {
-  return Memory(static_cast<std::byte*>(
-      ::operator new (static_cast<std::size_t>(bytes), std::align_val_t{kAlignment})));
+std::byte* Storage::allocate(std::int64_t bytes) {
+  const auto size = static_cast<std::size_t>(bytes);
+  if (gpu_) return owned_by_gpu_.emplace_back(gpu_->ordinal, size).data();
+  owned_.emplace_back(static_cast<std::byte*>(::operator new (size, std::align_val_t{kAlignment})));
+  return owned_.back().get();
+}
+
+/// Loads code now, so that no step has to.
+void Storage::prepare_gpu(const KvCacheConfig& config) {
+  const Device device = Device::parse(config.device);
+  if (device.is_cpu()) {
+    require_argument(config.stream.handle == nullptr, "stream is given: device=cpu has none");
+    return;
+  }
+  gpu_ = device;
+  stream_ = config.stream;
+  const cuda::CurrentContext context(device.ordinal);
+  cuda::check_stream(device, config.stream.handle);
+  cuda::load(device, cuda::append_variant(), 0);
 }
 
 Storage::Storage(const KvCacheConfig& config) {
   checked(config);
+  prepare_gpu(config);
   const bool joint = config.pool == Pool::joint;
   require_argument(!joint || config.d == config.dv, "dv=", config.dv, ": must equal d=", config.d,
                    " in pool=joint; use pool=split");
@@ -77,9 +126,8 @@ Storage::Storage(const KvCacheConfig& config) {
   const std::int64_t k_page = config.page_size * config.hkv * config.d;
   const std::int64_t v_page = config.page_size * config.hkv * config.dv;
   for (std::int64_t layer = 0; layer < config.layers; ++layer) {
-    std::byte* k = owned_.emplace_back(allocate(joint ? k_bytes + v_bytes : k_bytes)).get();
-    std::byte* v =
-        joint ? k + k_bytes / config.pages : owned_.emplace_back(allocate(v_bytes)).get();
+    std::byte* k = allocate(joint ? k_bytes + v_bytes : k_bytes);
+    std::byte* v = joint ? k + k_bytes / config.pages : allocate(v_bytes);
     k_.push_back(view_of(config, k, config.d, joint ? 2 * k_page : k_page));
     v_.push_back(view_of(config, v, config.dv, joint ? 2 * v_page : v_page));
   }
@@ -88,6 +136,7 @@ Storage::Storage(const KvCacheConfig& config) {
 Storage::Storage(const KvCacheConfig& config, std::span<const KvView> k, std::span<const KvView> v)
     : k_(k.begin(), k.end()), v_(v.begin(), v.end()) {
   checked(config);
+  prepare_gpu(config);
   const auto layers = static_cast<std::size_t>(config.layers);
   require_argument(k.size() == layers, "k has ", k.size(), " views: layers=", layers);
   require_argument(v.size() == layers, "v has ", v.size(), " views: layers=", layers);
@@ -97,13 +146,20 @@ Storage::Storage(const KvCacheConfig& config, std::span<const KvView> k, std::sp
     Outputs outputs;
     outputs.add(footprint("k", k[layer]));
     outputs.add(footprint("v", v[layer]));
+    if (gpu_) check_reached(*gpu_, k[layer], v[layer]);
   }
 }
 
 void Storage::copy_page(std::int32_t from, std::int32_t to) const {
+  std::optional<cuda::CurrentContext> context;
+  if (gpu_) context.emplace(gpu_->ordinal);
   for (std::size_t layer = 0; layer < k_.size(); ++layer) {
-    copy_page_of(k_[layer], from, to);
-    copy_page_of(v_[layer], from, to);
+    if (gpu_) {
+      copy_page_on_gpu(*gpu_, stream_, k_[layer], v_[layer], from, to);
+    } else {
+      copy_page_of(k_[layer], from, to);
+      copy_page_of(v_[layer], from, to);
+    }
   }
 }
 

@@ -2,10 +2,13 @@
 
 #include <cstddef>
 #include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
+#include "cuda/buffer.h"
 #include "octavo/kv_cache.h"
+#include "octavo/selection.h"
 
 namespace octavo::kv {
 
@@ -21,17 +24,23 @@ class Storage {
   const KvView& k(std::int64_t layer) const { return k_[layer]; }
   const KvView& v(std::int64_t layer) const { return v_[layer]; }
 
-  /// Copies a page, in all layers.
+  /// Copies a page, in all layers; on a GPU its stream does.
   void copy_page(std::int32_t from, std::int32_t to) const;
+  /// The GPU that holds it, if one does.
+  const std::optional<Device>& gpu() const { return gpu_; }
 
  private:
   struct FreeAligned {
     void operator()(std::byte* data) const;
   };
   using Memory = std::unique_ptr<std::byte[], FreeAligned>;
-  static Memory allocate(std::int64_t bytes);
+  std::byte* allocate(std::int64_t bytes);
+  void prepare_gpu(const KvCacheConfig& config);
 
+  std::optional<Device> gpu_;
+  Stream stream_;
   std::vector<Memory> owned_;
+  std::vector<cuda::Buffer> owned_by_gpu_;
   std::vector<KvView> k_, v_;
 };
 
