@@ -111,7 +111,7 @@ struct KvAppend {
 /// thread at a time, and its pages not read while it is freed, is up to the caller.
 ///
 /// Functions that take a request throw Error(invalid_argument) if it was freed or never was. What
-/// throws or is refused has changed nothing.
+/// throws or is refused has changed nothing; but after Error(device_error) a GPU's cache is lost.
 class KvCache {
  public:
   /// A cache with memory of its own. Throws Error(invalid_argument) for a config that makes no
