@@ -26,7 +26,7 @@ def test_logits_of_a_batch(name, side):
     torch.testing.assert_close(actual[seen], expected[seen], **CLOSE)
 
 
-@pytest.mark.parametrize("cache", ["dynamic", "static", "none"])
+@pytest.mark.parametrize("cache", ["dynamic", "all keys", "static", "none"])
 @pytest.mark.parametrize("name", tiny_models.CONFIGS)
 def test_generation(name, cache):
     if (name, cache) == ("llama4", "static"):
@@ -35,6 +35,7 @@ def test_generation(name, cache):
     inputs = tiny_models.batch(LENGTHS["left"])
     options = {
         "dynamic": {},
+        "all keys": {"past_key_values": transformers.DynamicCache()},  # in layers with a window too
         "static": {"cache_implementation": "static"},
         "none": {"use_cache": False},
     }[cache]

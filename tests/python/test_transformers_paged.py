@@ -65,8 +65,8 @@ def test_generation_with_prefixes_from_earlier_calls(name):
 def test_page_sizes(page_size):
     plain, paged = models("gemma3")
     inputs = batch([19, 11, 3])
+    cache = cache_of(paged, pages=128, page_size=page_size)
     for _ in range(2):
-        cache = cache_of(paged, pages=128, page_size=page_size)
         cache.start(**inputs)
         assert_same(generated(paged, inputs, past_key_values=cache), generated(plain, inputs))
 
