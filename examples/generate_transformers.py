@@ -1,11 +1,11 @@
 """Questions about one text, answered by transformers' `generate` over Octavo's pages, in two rounds.
 
-The text is computed once: the questions of a batch that come first share its pages, and so do those of
-later rounds. Shows the columns that were left out, the pages in use, and the seconds beside transformers'
-own attention and cache, and that both give the same tokens in float32.
+The text is computed once: later questions share its pages. Shows the columns that were left out, the
+pages in use, and the seconds beside transformers' own attention and cache, and that both give the same
+tokens in float32.
 
-usage: generate_transformers.py [MODEL]     a folder or a name that transformers loads; by default a small
-                                            Llama with random weights, and numbers for words
+usage: generate_transformers.py [MODEL]     a folder or a name that transformers loads; by default a
+                                            small Llama with random weights, and numbers for words
 
 Exits with 1 if the tokens differ.
 """
@@ -21,8 +21,8 @@ import octavo.transformers
 TEXT = (
     "The sea is never quite still. Waves that began in a storm a thousand miles away arrive on a calm "
     "beach, and the sand keeps their shape until the tide returns. People have measured the tides for "
-    "centuries, first with a stick and a notebook, later with floats and paper drums, and now from orbit. "
-    "The numbers agree: the moon pulls the water, and the water follows.\n\n"
+    "centuries, first with a stick and a notebook, later with floats and paper drums, and now from "
+    "orbit. The numbers agree: the moon pulls the water, and the water follows.\n\n"
 )
 ROUNDS = [
     ["Question: Who measured the tides?\nAnswer:"],
@@ -82,7 +82,7 @@ def main() -> None:
             text = tokenizer.decode(answer) if tokenizer is not None else answer.tolist()
             print(f"  {question.splitlines()[0]} {text!r}")
     statistics = cache.statistics()["causal"]
-    print(f"{statistics.in_use} pages in use, {statistics.cached} kept, hit rate {statistics.hit_rate:.2f}")
+    print(f"{statistics.in_use} pages in use, {statistics.cached} kept for prompts to come")
     print("the same tokens" if same else "other tokens than transformers' own")
     sys.exit(0 if same else 1)
 

@@ -26,7 +26,7 @@ def test_logits_of_a_batch(name, side):
     torch.testing.assert_close(actual[seen], expected[seen], **CLOSE)
 
 
-@pytest.mark.parametrize("cache", ["dynamic", "static", "none"])
+@pytest.mark.parametrize("cache", ["dynamic", "all keys", "static", "none"])
 @pytest.mark.parametrize("name", tiny_models.CONFIGS)
 def test_generation(name, cache):
     if (name, cache) == ("llama4", "static"):
@@ -35,6 +35,7 @@ def test_generation(name, cache):
     inputs = tiny_models.batch(LENGTHS["left"])
     options = {
         "dynamic": {},
+        "all keys": {"past_key_values": transformers.DynamicCache()},  # in layers with a window too
         "static": {"cache_implementation": "static"},
         "none": {"use_cache": False},
     }[cache]
@@ -205,7 +206,8 @@ def test_what_needs_no_mask():
     torch.manual_seed(0)
     q, k, v = torch.randn(3, 1, 1, 5, 16)
     window = call(query=q, key=k, value=v, sliding_window=2)
-    assert torch.equal(window[0, 4], call(query=q[..., 4:, :], key=k[..., 3:, :], value=v[..., 3:, :])[0, 0])
+    last = call(query=q[..., 4:, :], key=k[..., 3:, :], value=v[..., 3:, :])
+    assert torch.equal(window[0, 4], last[0, 0])
 
 
 def test_attentions_that_do_not_know_octavos_masks_fail():

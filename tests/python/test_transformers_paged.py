@@ -1,4 +1,4 @@
-"""octavo.transformers.PagedCache: `generate` over pages, against transformers' own attention and cache."""
+"""octavo.transformers.PagedCache, against transformers' own attention and cache."""
 
 import gc
 import os
@@ -65,8 +65,8 @@ def test_generation_with_prefixes_from_earlier_calls(name):
 def test_page_sizes(page_size):
     plain, paged = models("gemma3")
     inputs = batch([19, 11, 3])
+    cache = cache_of(paged, pages=128, page_size=page_size)
     for _ in range(2):
-        cache = cache_of(paged, pages=128, page_size=page_size)
         cache.start(**inputs)
         assert_same(generated(paged, inputs, past_key_values=cache), generated(plain, inputs))
 
@@ -361,6 +361,10 @@ REFUSALS = {
         lambda: cache_of(paged()).start(two_rows()["input_ids"], torch.ones(1, 19)),
         r"have the shapes \(2, 19\) and \(1, 19\)",
     ),
+    "ids that are no int32": (
+        lambda: cache_of(paged()).start(torch.tensor([[1, 2], [3, 2**31]])),
+        "prompt has 2147483648",
+    ),
 }
 
 
@@ -392,7 +396,8 @@ def test_a_config_that_contradicts_the_mask_is_refused():
     model.config.sliding_window = 3
     cache = cache_of(model)
     model.config.sliding_window = 5
-    with pytest.raises(octavo.UnsupportedError, match="mask=window:4,0: the model's config says window:2,0"):
+    reason = "mask=window:4,0: the model's config says window:2,0"
+    with pytest.raises(octavo.UnsupportedError, match=reason):
         logits(model, batch([19]), past_key_values=cache)
 
 

@@ -89,15 +89,15 @@ class PagedCache(Cache):
         salt: str | bytes = b"",
         **_: Any,
     ) -> int:
-        """Begins a batch, and ends the one before it, whose full pages stay until their room is needed.
+        """Begins a batch, and ends the one before it, whose full pages stay until room is needed.
 
         input_ids         [rows, columns], as the model's call or `generate` will be given them
         attention_mask    [rows, columns]: 0 for padding
-        salt              what keys and values depend on besides the tokens: an adapter's name, a tenant.
-                          Batches of different salts share nothing
+        salt              what keys and values depend on besides the tokens: an adapter's name, a
+                          tenant. Batches of different salts share nothing
 
-        Returns how many leading columns need not be computed; `generate` leaves them out. Others who call
-        the model give it the columns from there on, and the mask and the position ids in full.
+        Returns how many leading columns need not be computed; `generate` leaves them out. Others who
+        call the model give it the ids and positions of the columns from there on, and the whole mask.
         """
         ids = _host(input_ids)
         seen = np.ones(ids.shape, bool) if attention_mask is None else _host(attention_mask) != 0
@@ -106,7 +106,12 @@ class PagedCache(Cache):
                 f"input_ids and attention_mask have the shapes {ids.shape} and {seen.shape}: must be "
                 "[rows, columns], the same"
             )
-        self._admit([row[used] for row, used in zip(ids, seen)], salt)
+        self.reset()
+        try:
+            self._admit([row[used] for row, used in zip(ids, seen)], salt)
+        except Exception:
+            self.reset()
+            raise
         columns = self._cached_columns(seen)
         self._seen = seen[:, :columns]
         self._truncate()
@@ -116,7 +121,6 @@ class PagedCache(Cache):
     def _admit(self, prompts: Sequence[np.ndarray], salt: str | bytes = b"") -> None:
         found = [pages.admit(prompts, salt) for pages in self._pages.values()]
         self._cached = np.min(found, axis=0)  # of each row: tokens that all layers have
-        self._step = None
 
     def _cached_columns(self, seen: np.ndarray) -> int:
         """Columns that hold nothing but padding and cached tokens; never all."""
@@ -140,8 +144,9 @@ class PagedCache(Cache):
         seen = np.ones((rows, columns + count), bool)
         if attention_mask is not None:
             if not isinstance(attention_mask, torch.Tensor) or attention_mask.ndim != 2:
-                raise UnsupportedError("attention_mask: pages need one of [rows, columns] that says what "
-                                       "is padding")  # fmt: skip
+                raise UnsupportedError(
+                    "attention_mask: pages need one of [rows, columns] that says what is padding"
+                )
             seen = _host(attention_mask) != 0
         if seen.shape != (rows, columns + count):
             raise InvalidArgumentError(
@@ -154,14 +159,18 @@ class PagedCache(Cache):
             self._seen = seen[:, :0]
         if len(self._seen) != rows:
             raise InvalidArgumentError(
-                f"the batch has {rows} rows: the cache has {len(self._seen)}; start() or reset() begins "
-                "another"
+                f"the batch has {rows} rows: the cache has {len(self._seen)}; start() or reset() "
+                "begins another"
             )
         if not np.array_equal(seen[:, :columns], self._seen):
-            raise InvalidArgumentError("attention_mask differs from before: start() begins another batch")
+            raise InvalidArgumentError(
+                "attention_mask differs from before: start() begins another batch"
+            )
         new = seen[:, columns:]
         self._require_as_started(ids, new)
-        tokens = [row[used] for row, used in zip(ids, new)] if ids is not None else new.sum(axis=1).tolist()
+        tokens = new.sum(axis=1).tolist()
+        if ids is not None:
+            tokens = [row[used] for row, used in zip(ids, new)]
         done: list[Pages] = []
         try:
             for pages in self._pages.values():
@@ -255,8 +264,8 @@ class PagedCache(Cache):
         self._started = self._step = None
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Takes back the last columns, as many as the negative number says. Layers with a window or chunks
-        refuse to go back so far that the next token would see what they have let go."""
+        """Takes back the last columns, as many as the negative number says. Layers with a window or
+        chunks refuse to go back so far that the next token would see what they have let go."""
         columns = self._seen.shape[1]
         if not -columns <= tokens_to_remove <= 0:
             raise InvalidArgumentError(
@@ -283,7 +292,7 @@ class PagedCache(Cache):
             self._step = None
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:
-        """Goes on with the requests of these rows, as often as they are named; they share their pages."""
+        """Goes on with the requests of these rows, as often as they are named; these share pages."""
         rows = _host(beam_idx).tolist()
         self._abandon()
         for pages in self._pages.values():

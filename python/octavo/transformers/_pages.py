@@ -61,11 +61,13 @@ class Pages:
         return self._books.statistics()
 
     def admit(self, prompts: Sequence[np.ndarray], salt: str | bytes) -> list[int]:
-        """New requests in the place of the present ones. Returns the leading tokens found of each."""
-        self.clear()
-        admissions = [self._books.admit(prompt, salt=salt, tokens=0) for prompt in prompts]
-        self.requests = [admission.request for admission in admissions]
-        return [admission.cached for admission in admissions]
+        """New requests, where there are none. Returns the leading tokens found of each."""
+        found = []
+        for prompt in prompts:
+            admission = self._books.admit(prompt, salt=salt, tokens=0)
+            self.requests.append(admission.request)
+            found.append(admission.cached)
+        return found
 
     def clear(self) -> None:
         self.replace([])
@@ -147,7 +149,8 @@ class Pages:
             step, kv_lens = self._step, self._kv_lens
             request = np.repeat(np.arange(len(step.q_lens)), step.q_lens)
             first_rows = np.cumsum(step.q_lens) - step.q_lens
-            position = np.arange(len(request)) - np.repeat(first_rows + step.q_lens - kv_lens, step.q_lens)
+            before = kv_lens - step.q_lens  # tokens of each request
+            position = np.arange(len(request)) + np.repeat(before - first_rows, step.q_lens)
             page = self._page_table[request, position // self.page_size].astype(np.int64)
             every_row = len(step.rows) == len(step.q_lens) * step.q_length
 
