@@ -1,6 +1,7 @@
 """octavo.transformers.PagedCache, against transformers' own attention and cache."""
 
 import gc
+import random
 import re
 import runpy
 import weakref
@@ -98,6 +99,33 @@ def test_all_columns_after_the_cached_ones_are_computed():
             past_key_values=cache,
         ).logits
     torch.testing.assert_close(actual, logits(plain, inputs)[:, begin:], **CLOSE)
+
+
+def test_batches_at_random_in_few_pages():
+    plain, paged = models("gemma3")
+    cache = cache_of(paged, pages=34)
+    chance = random.Random(1)
+    beginnings = [[chance.randrange(2, 96) for _ in range(40)] for _ in range(3)]
+    columns = full = 0
+    for _ in range(15):
+        prompts = [
+            chance.choice(beginnings)[: chance.randrange(1, 40)]
+            + [chance.randrange(2, 96) for _ in range(chance.randrange(1, 9))]
+            for _ in range(chance.randrange(1, 4))
+        ]
+        longest = max(map(len, prompts))
+        ids = torch.tensor([[0] * (longest - len(prompt)) + prompt for prompt in prompts])
+        inputs = {"input_ids": ids, "attention_mask": (ids != 0).long()}
+        columns += cache.start(**inputs)
+        tokens = chance.randrange(1, 8)
+        try:
+            actual = generated(paged, inputs, tokens, past_key_values=cache)
+        except octavo.CacheFullError:
+            full += 1
+        else:
+            assert_same(actual, generated(plain, inputs, tokens))
+    assert columns > 0 and full < 5
+    assert all(statistics.evictions > 0 for statistics in cache.statistics().values())
 
 
 def test_salts():
