@@ -27,7 +27,7 @@ def test_logits_of_a_batch(name, side):
 
 
 @pytest.mark.parametrize("cache", ["dynamic", "all keys", "static", "none"])
-@pytest.mark.parametrize("name", tiny_models.CONFIGS)
+@pytest.mark.parametrize("name", ["llama", "mistral", "gemma3", "gpt-oss", "llama4"])
 def test_generation(name, cache):
     if (name, cache) == ("llama4", "static"):
         pytest.skip("transformers' generate fails there on any attention")

@@ -100,7 +100,7 @@ def logits(model, inputs, **options):
         return model(**inputs, position_ids=position_ids(inputs["attention_mask"]), **options).logits
 
 
-def generated(model, inputs, tokens=12, **options):
+def generated(model, inputs, tokens=8, **options):
     """Sequences, and the logits that each new token came from."""
     done = model.generate(
         **inputs,

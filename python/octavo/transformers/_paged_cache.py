@@ -74,7 +74,7 @@ class PagedCache(Cache):
         if dtype not in (None, torch.float32, torch.bfloat16, torch.float16):
             raise UnsupportedError(f"dtype={dtype}: must be float32, bfloat16 or float16")
         self._masks = _masks(config)
-        self._pages = {mask: Pages(mask, pages, page_size, dtype) for mask in set(self._masks)}
+        self._pages = {mask: Pages(mask, pages, page_size, dtype) for mask in dict.fromkeys(self._masks)}
         self._seen = np.empty((0, 0), bool)  # [rows, columns]: what is no padding of what came
         self._started: tuple[np.ndarray, np.ndarray] | None = None  # ids and padding of a batch
         self._step: Step | None = None
