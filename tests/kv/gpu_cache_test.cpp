@@ -88,7 +88,7 @@ INSTANTIATE_TEST_SUITE_P(Forms, KvGpuAppend, testing::ValuesIn(forms()),
 /// A cache in memory of the CPU or the GPU, and the same tokens for both.
 class Side {
  public:
-  Side(KvCacheConfig config, const char* device)
+  Side(const KvCacheConfig& config, const char* device)
       : config_(with(config, device)), cache_(config_), table_(rope_table(200, config.d)) {}
 
   KvCache& cache() { return cache_; }
