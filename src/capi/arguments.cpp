@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <span>
 
+#include "capi/guard.h"
 #include "core/text.h"
 #include "octavo/error.h"
 
@@ -50,8 +51,7 @@ Scale to_scale(const char* name, const octavo_scale& scale) {
 }  // namespace
 
 Arguments to_arguments(const octavo_arguments& c) {
-  require(c.struct_size == sizeof(octavo_arguments), "arguments.struct_size=", c.struct_size,
-          ": this version's is ", sizeof(octavo_arguments));
+  require_version("arguments", c);
   Arguments a;
   a.q = to_tensor<3>("q", c.q);
   a.k = to_tensor<4>("k", c.k);
@@ -93,8 +93,7 @@ Rope to_rope(const octavo_rope& c) {
 TensorView<3> to_rows(const char* name, const octavo_tensor& c) { return to_tensor<3>(name, c); }
 
 KvAppend to_append(const octavo_kv_append& c) {
-  require(c.struct_size == sizeof(octavo_kv_append), "append.struct_size=", c.struct_size,
-          ": this version's is ", sizeof(octavo_kv_append));
+  require_version("append", c);
   require(c.requests != nullptr || c.requests_count == 0, "append.requests is a null pointer");
   KvAppend step;
   step.layer = c.layer;

@@ -5,6 +5,7 @@
 #include <mutex>
 #include <vector>
 
+#include "capi/guard.h"
 #include "core/text.h"
 #include "octavo/error.h"
 
@@ -43,11 +44,7 @@ static void run_task(void* job, std::int64_t index) { static_cast<Job*>(job)->ru
 }  // namespace
 
 ForeignExecutor::ForeignExecutor(const octavo_executor& executor) : executor_(executor) {
-  if (executor_.struct_size != sizeof(octavo_executor)) {
-    throw Error(ErrorCode::invalid_argument,
-                concat("executor.struct_size=", executor_.struct_size, ": this version's is ",
-                       sizeof(octavo_executor)));
-  }
+  require_version("executor", executor_);
   if (executor_.concurrency < 1) {
     throw Error(ErrorCode::invalid_argument,
                 concat("executor.concurrency=", executor_.concurrency, ": must be at least 1"));

@@ -2,7 +2,9 @@
 
 #include <string_view>
 
+#include "core/text.h"
 #include "octavo/c.h"
+#include "octavo/error.h"
 
 namespace octavo::capi {
 
@@ -28,5 +30,14 @@ const char* last_error() noexcept;
 
 /// Throws Error(invalid_argument) for a null pointer.
 void require_pointer(const char* name, const void* pointer);
+
+/// Throws Error(invalid_argument) for a struct of another version of the library.
+template <typename Struct>
+void require_version(const char* name, const Struct& given) {
+  if (given.struct_size != sizeof(Struct)) {
+    throw Error(ErrorCode::invalid_argument, concat(name, ".struct_size=", given.struct_size,
+                                                    ": this version's is ", sizeof(Struct)));
+  }
+}
 
 }  // namespace octavo::capi

@@ -22,15 +22,6 @@ std::span<const Value> values_of(const char* name, const Value* data, std::int64
   return {data, static_cast<std::size_t>(count)};
 }
 
-template <typename Struct>
-void require_version(const char* name, const Struct* given) {
-  require_pointer(name, given);
-  if (given->struct_size != sizeof(Struct)) {
-    throw Error(ErrorCode::invalid_argument, concat(name, ".struct_size=", given->struct_size,
-                                                    ": this version's is ", sizeof(Struct)));
-  }
-}
-
 KvCache make_cache(const octavo_kv_cache_config& c) {
   require_pointer("config.problem", c.problem);
   const Problem problem = Problem::parse(c.problem);
@@ -74,7 +65,8 @@ octavo_code octavo_kv_cache_create(const octavo_kv_cache_config* config, octavo_
   return guard([&] {
     require_pointer("cache", cache);
     *cache = nullptr;
-    require_version("config", config);
+    require_pointer("config", config);
+    require_version("config", *config);
     *cache = add_kv_cache(make_cache(*config));
   });
 }
@@ -200,7 +192,8 @@ octavo_code octavo_kv_cache_statistics(const octavo_kv_cache* cache,
                                        octavo_kv_statistics* statistics) {
   return guard([&] {
     const auto found = find_kv_cache(cache);
-    require_version("statistics", statistics);
+    require_pointer("statistics", statistics);
+    require_version("statistics", *statistics);
     const KvStatistics s = found->statistics();
     *statistics = {sizeof(octavo_kv_statistics),
                    s.pages,
