@@ -111,10 +111,15 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   const int32_t kv_head = static_cast<int32_t>(blockIdx.y);
   const int32_t first_column = static_cast<int32_t>(blockIdx.z) * kDv;
   const AttentionParams& a = p.attention;
-  if (threadIdx.x == 0) shared.wanted = keys;
-  const PageFinder finder(p, place, shared.wanted);
-  const KeyLoader k(p, a.k, p.k, place, kv_head, 0, a.d);
-  const ValueLoader v(p, a.v, p.v, place, kv_head, first_column, a.dv);
+  if (threadIdx.x == 0) {
+    shared.wanted = keys;
+    shared.pages = a.page_table + place.request * a.page_table_stride;
+    shared.k_from = KeyLoader::begin(p, a.k, place, kv_head, 0);
+    shared.v_from = ValueLoader::begin(p, a.v, place, kv_head, first_column);
+  }
+  const PageFinder finder(p, shared);
+  const KeyLoader k(p, a.k, p.k, shared.k_from, a.d * kKvBytes);
+  const ValueLoader v(p, a.v, p.v, shared.v_from, (a.dv - first_column) * kKvBytes);
   int32_t first = keys.begin / kKeys * kKeys;
   __syncthreads();
   Found found = finder.find(first);

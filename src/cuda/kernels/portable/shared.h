@@ -24,8 +24,11 @@ struct Shared {
   int32_t positions[kRows];
   float slopes[kRows];  ///< of ALiBi, times log2(e)
   RowTile tile;
-  SeenKeys seen[kWarps];  ///< by the rows of each warp
-  KeyRange wanted;        ///< keys of this thread block
+  SeenKeys seen[kWarps];        ///< by the rows of each warp
+  KeyRange wanted;              ///< keys of this thread block
+  const int32_t* pages;         ///< the request's, or null
+  const unsigned char* k_from;  ///< the head's first key, and value: of this block's columns
+  const unsigned char* v_from;
   LogitScale logit;
 };
 
