@@ -4,7 +4,7 @@
 #pragma once
 
 #include "portable/shared.h"
-#include "portable/work.h"
+#include "portable/params.h"
 #include "ptx/cp_async.h"
 
 namespace octavo::cuda {

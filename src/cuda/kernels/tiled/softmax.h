@@ -1,8 +1,7 @@
 // The softmax as keys come in, a tile at a time. Logits are in units of log2.
 #pragma once
 
-#include "portable/mask.h"
-#include "portable/products.h"
+#include "tiled/mask.h"
 #include "ptx/math.h"
 
 namespace octavo::cuda {

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "common/logits.h"
-#include "portable/config.h"
+#include "tiled/config.h"
 #include "ptx/math.h"
 
 namespace octavo::cuda {
