@@ -20,6 +20,7 @@ struct PackedKernel {
 
 /// One for each kernel of the table.
 constexpr PackedKernel kPacked[] = {
+    {"cuda_sm90", sm90_variants},
     {"cuda_portable", portable_variants},
     {"cuda_reference", reference_variants},
 };

@@ -13,6 +13,7 @@ struct Variant {
   std::string entry;   ///< its one `extern "C" __global__` function
   std::vector<std::pair<std::string, std::string>> definitions;  ///< macros, in a fixed order
   bool may_spill = false;  ///< if not, a build whose registers spill fails
+  bool architecture_specific = false;  ///< uses instructions that no other architecture has
 
   bool operator==(const Variant&) const = default;
 };

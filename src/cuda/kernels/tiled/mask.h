@@ -89,38 +89,38 @@ __device__ inline void hide(Scores& scores, const TiledParams& p, const Rows& ro
   }
 }
 
+/// Whether a row of the tile sees a key.
+__device__ inline bool sees(const TiledParams& p, const Rows& rows, int row, int32_t key) {
+  const KeyRange seen = rows.keys[row];
+  if (key < seen.begin || key >= seen.end) return false;
+  if (p.attention.masking != Masking::bits) return true;
+  const int32_t token = divide(rows.tile.first_row + row, p.group).quotient;
+  return mask_bit(p.attention, int64_t{rows.tile.place.q_begin} + token, key);
+}
+
 /// Adds the infinite and NaN values of a tile to the sums of the rows that see their keys.
-/// `value_at(key, column)`: where an element of the tile stands.
+/// `value_at(key, column)`: where an element of the tile stands. Seldom needed: what it adds goes
+/// through memory, to take few registers.
 template <typename ValueAt>
 __device__ inline void add_specials(Sums& sums, const TiledParams& p, const Rows& rows,
                                     int32_t first, const ValueAt& value_at) {
-  const RowTile& tile = rows.tile;
+#pragma unroll
+  for (int b = 0; b < kBlocks; ++b) {
+    float specials[kValueTiles * 4];
 #pragma unroll 1
-  for (int key = 0; key < kKeys; ++key) {
-    bool sees[kBlocks][2];
-    bool any = false;
-#pragma unroll
-    for (int i = 0; i < 2 * kBlocks; ++i) {
-      const int row = row_of(i / 2, i % 2);
-      const KeyRange seen = rows.keys[row];
-      bool here = first + key >= seen.begin && first + key < seen.end;
-      if (here && p.attention.masking == Masking::bits) {
-        const int32_t token = divide(tile.first_row + row, p.group).quotient;
-        here = mask_bit(p.attention, int64_t{tile.place.q_begin} + token, first + key);
+    for (int i = 0; i < kValueTiles * 4; ++i) {
+      const int row = row_of(b, i / 2 % 2);
+      const int column = column_of(i / 4, i % 2);
+      float sum = 0;
+#pragma unroll 1
+      for (int key = 0; key < kKeys; ++key) {
+        const float value = special_value(value_at(key, column));
+        if (value != 0 && sees(p, rows, row, first + key)) sum += value;
       }
-      sees[i / 2][i % 2] = here;
-      any = any || here;
+      specials[i] = sum;
     }
-    if (!any) continue;
 #pragma unroll
-    for (int i = 0; i < 2 * kValueTiles; ++i) {
-      const float value = special_value(value_at(key, column_of(i / 2, i % 2)));
-      if (value == 0) continue;
-#pragma unroll
-      for (int r = 0; r < 2 * kBlocks; ++r) {
-        if (sees[r / 2][r % 2]) sums[r / 2][i / 2][r % 2 * 2 + i % 2] += value;
-      }
-    }
+    for (int i = 0; i < kValueTiles * 4; ++i) sums[b][i / 4][i % 4] += specials[i];
   }
 }
 
