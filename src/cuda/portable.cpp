@@ -107,7 +107,7 @@ class Portable final : public StreamKernel {
     PortableParams params{tiled_params(call), 0, near_strides(a.k), near_strides(a.v)};
     params.kv_whole = is_whole(a.k) && is_whole(a.v) && is_near(a.k) && is_near(a.v) ? 1 : 0;
     for (const TiledLaunch& launch : launches_) {
-      launch.launch(call, params, &params, sizeof params, slices_);
+      launch.launch(call, params, &params, slices_);
     }
   }
 

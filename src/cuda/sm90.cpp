@@ -108,7 +108,7 @@ class Sm90 final : public StreamKernel {
         params.k_map = tensor_map(a.k, params.box_rows);
         params.v_map = tensor_map(a.v, params.box_rows);
       }
-      launches_[i].launch(call, params, &params, sizeof params, 1);
+      launches_[i].launch(call, params, &params, 1);
     }
   }
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstdio>
+#include <cstdlib>
 
 #include "cuda/tiled.h"
 
@@ -40,12 +42,18 @@ constexpr int sm90_shared_bytes(const Sm90Tile& tile, const HeadDims& dims) {
 
 /// Of 64 rows, or of as many as registers have room for. A warp's sums of O and S take
 /// (dv + keys) / 2 registers of each of its lanes, of 160 where there are three warpgroups.
-constexpr Sm90Tile sm90_tile(int rows, const HeadDims& dims, int shared_limit) {
+inline Sm90Tile sm90_tile(int rows, const HeadDims& dims, int shared_limit) {
   const int widest = std::max(dims.d, dims.dv);
   Sm90Tile tile{{rows, rows / 16, 80}, 4};
   if (rows == 64) tile = {{64, 4, 64}, 3};
   if (rows > 64 && widest == 64) tile.shape.keys = 128;
   if (rows > 64 && widest > 128) tile.shape = {128, 8, 80};
+  if (const char* t = std::getenv(rows > 64 ? "OCTAVO_T" : "OCTAVO_T64")) {
+    int g = 0;
+    std::sscanf(t, "%d,%d,%d", &g, &tile.shape.keys, &tile.stages);
+    tile.shape.rows = 64 * g;
+    tile.shape.warps = 4 * g;
+  }
   while (tile.stages > 2 && sm90_shared_bytes(tile, dims) > shared_limit) --tile.stages;
   return tile;
 }

@@ -133,7 +133,7 @@ std::size_t TiledLaunch::workspace(const Problem& p) const {
 }
 
 void TiledLaunch::launch(const StreamCall& call, TiledParams& tiled, const void* params,
-                         std::size_t bytes, int slices) const {
+                         int slices) const {
   const Problem& p = call.problem;
   tiled.fewest_rows = of_.fewest_rows;
   tiled.most_rows = of_.most_rows;
@@ -147,10 +147,9 @@ void TiledLaunch::launch(const StreamCall& call, TiledParams& tiled, const void*
     return Grid{static_cast<std::uint32_t>(x), static_cast<std::uint32_t>(p.hkv),
                 static_cast<std::uint32_t>(z)};
   };
-  attend_.launch(grid(units.all, slices), threads_, call.stream, params, bytes);
+  attend_.launch(grid(units.all, slices), threads_, call.stream, params);
   if (units.merged == 0) return;
-  merge_->launch(grid(units.merged, tiled.merge_blocks), kMergeThreads, call.stream, &tiled,
-                 sizeof tiled);
+  merge_->launch(grid(units.merged, tiled.merge_blocks), kMergeThreads, call.stream, &tiled);
 }
 
 }  // namespace octavo::cuda

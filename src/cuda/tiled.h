@@ -104,10 +104,9 @@ class TiledLaunch {
 
   std::size_t workspace(const Problem& problem) const;
 
-  /// Launches both, unless the call has nothing for the class. `params` is a struct of `bytes`
-  /// bytes for the first, which `tiled` is a part of. `slices`: of V.
-  void launch(const StreamCall& call, TiledParams& tiled, const void* params, std::size_t bytes,
-              int slices) const;
+  /// Launches both, unless the call has nothing for the class. `params` is for the first, and
+  /// `tiled` a part of it. `slices`: of V.
+  void launch(const StreamCall& call, TiledParams& tiled, const void* params, int slices) const;
 
  private:
   RowClass of_;

@@ -159,7 +159,7 @@ __device__ void init_barriers(Shared& shared) {
     init_barrier(shared.k_full[stage], 1);
     init_barrier(shared.v_full[stage], 1);
     init_barrier(shared.k_empty[stage], kWarps);
-    init_barrier(shared.v_empty[stage], kWarps);
+    init_barrier(shared.v_empty[stage], kWarps + kInspectingWarps);
     init_barrier(shared.v_clean[stage], kInspectors);
   }
   fence_barriers();

@@ -8,7 +8,8 @@
 
 namespace octavo::cuda {
 
-inline constexpr int kInspectors = 2 * kWarp;  // threads
+inline constexpr int kInspectingWarps = 2;
+inline constexpr int kInspectors = kInspectingWarps * kWarp;  // threads
 
 /// By the inspecting warps, of which this thread is number `thread`.
 __device__ inline void inspect_values(Shared& shared, int thread) {
@@ -16,9 +17,12 @@ __device__ inline void inspect_values(Shared& shared, int thread) {
   constexpr int kChunks = kRowBytes / 16;
   int inspected = 0;
   for (int32_t i = 0; i < b.count; ++i) {
-    if (b.is_plain(i)) continue;
     const Turn turn(i);
     wait(shared.v_full[turn.stage], turn.parity);
+    if (b.is_plain(i)) {  // waited for all the same: phases tell apart only neighbours
+      if (lane_of_warp() == 0) arrive(shared.v_empty[turn.stage]);
+      continue;
+    }
     unsigned carries = 0;
     for (int at = thread; at < kKeys * kChunks; at += kInspectors) {
       const int32_t key = b.first_of(i) + at / kChunks;
@@ -38,6 +42,7 @@ __device__ inline void inspect_values(Shared& shared, int thread) {
     shared.v_special[clean.stage][thread / kWarp] = special;
     fence_async_proxy();
     arrive(shared.v_clean[clean.stage]);
+    if (lane_of_warp() == 0) arrive(shared.v_empty[turn.stage]);
   }
 }
 
