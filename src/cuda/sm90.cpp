@@ -30,6 +30,11 @@ std::vector<Sm90Class> classes_of(const Problem& p, const Device& device) {
 
 Splitting splitting_of(const Problem& p, const Sm90Class& c, const Device& device) {
   if (p.invariant) return {0, 0};
+  if (const char* t = std::getenv("OCTAVO_S64"); t && c.tile.shape.rows == 64) {
+    Splitting x{};
+    std::sscanf(t, "%d,%d", &x.blocks_of_request, &x.shortest);
+    return x;
+  }
   if (c.tile.shape.rows > 64) return {device.multiprocessors, 1024};
   return {2 * device.multiprocessors, 512};
 }
@@ -72,6 +77,7 @@ Variant variant_of(const Problem& p, const Sm90Tile& tile) {
                   tiled_definitions(p, sm90_dims(p), tile.shape), true};
   variant.definitions.emplace_back("OCTAVO_STAGES", std::to_string(tile.stages));
   variant.architecture_specific = true;
+  if (const char* x = std::getenv("OCTAVO_X")) variant.definitions.emplace_back(x, "1");
   return variant;
 }
 

@@ -1,6 +1,7 @@
 #include "cuda/tensor_map.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <limits>
 
 #include "cuda/driver.h"
@@ -37,7 +38,7 @@ TensorMap tensor_map(const KvView& view, int rows) {
   const std::uint32_t steps[] = {1, 1, 1, 1};
   TensorMap map;
   check(driver().encode_tensor_map(&map, TensorMapType::uint16, 4, view.data, shape, strides, box,
-                                   steps, 0, TensorMapSwizzle::bytes_128, TensorMapPromotion::bytes_256, 0),
+                                   steps, 0, TensorMapSwizzle::bytes_128, static_cast<TensorMapPromotion>(std::getenv("OCTAVO_PROMO") ? std::atoi(std::getenv("OCTAVO_PROMO")) : 0), 0),
         "cuTensorMapEncodeTiled", "for boxes of ", rows, " tokens");
   return map;
 }

@@ -10,19 +10,26 @@
 
 namespace octavo::cuda {
 
-/// Describes a tile of rows of 128 bytes, one after another, to wgmma; the address is a multiple of
-/// 1024 bytes, plus 32 for each 16 columns further. `slab_bytes`: to the next 64 columns, where a
-/// product needs more of them at a time.
-__device__ inline uint64_t describe_tile(unsigned address, int slab_bytes) {
-  constexpr uint64_t kSwizzle128 = 1;
-  constexpr uint64_t kEightRows = 1024;  // bytes
-  return (address & 0x3ffff) >> 4 | static_cast<uint64_t>(slab_bytes >> 4) << 16 |
-         kEightRows >> 4 << 32 | kSwizzle128 << 62;
+/// A tile of rows of 128 bytes, one after another, as wgmma takes it: the lower half of its
+/// description.
+using TileHandle = unsigned;
+
+/// The address is a multiple of 1024 bytes, plus 32 for each 16 columns further. `slab_bytes`: to
+/// the next 64 columns, where a product needs more of them at a time. The same for all lanes, as what
+/// follows from it: that is what instructions read it from.
+__device__ inline TileHandle tile_handle(unsigned address, int slab_bytes) {
+  return (address & 0x3ffff) >> 4 | static_cast<unsigned>(slab_bytes >> 4) << 16;
 }
 
-/// The description of a tile so many bytes further.
-__device__ inline uint64_t advance(uint64_t tile, int bytes) {
-  return tile + static_cast<uint64_t>(bytes >> 4);
+/// The tile so many bytes further.
+__device__ inline TileHandle advance(TileHandle tile, int bytes) {
+  return tile + static_cast<unsigned>(bytes >> 4);
+}
+
+__device__ inline uint64_t describe(TileHandle tile) {
+  constexpr uint64_t kEightRows = 1024 >> 4;
+  constexpr uint64_t kSwizzle128 = 1;
+  return tile | kEightRows << 32 | kSwizzle128 << 62;
 }
 
 /// Orders what was written to registers before the products that follow.
@@ -63,23 +70,23 @@ __device__ inline void pin(float& value) { asm volatile("" : "+f"(value)::"memor
   "%62, %63"
 
 // Products of 16 columns of A. `type`: as the instruction names it; operand numbers follow those of D.
-#define OCTAVO_WGMMA_SHARED(n, type, a, b, add)                                                   \
-  asm volatile("{.reg .pred p; setp.ne.b32 p, " add ", 0; wgmma.mma_async.sync.aligned.m64n" #n \
-               "k16.f32." type "." type " {" OCTAVO_NUMBERS_##n "}, " a ", " b                     \
+#define OCTAVO_WGMMA_SHARED(n, type, na, nb, nadd)                                                   \
+  asm volatile("{.reg .pred p; setp.ne.b32 p, " nadd ", 0; wgmma.mma_async.sync.aligned.m64n" #n \
+               "k16.f32." type "." type " {" OCTAVO_NUMBERS_##n "}, " na ", " nb                   \
                ", p, 1, 1, 0, 0;}"                                                                \
                : OCTAVO_TILES_##n                                                                 \
-               : "l"(from), "l"(keys), "r"(adds))
-#define OCTAVO_WGMMA_REGISTERS(n, type, a0, a1, a2, a3, b)                                       \
+               : "l"(describe(a)), "l"(describe(b)), "r"(adds))
+#define OCTAVO_WGMMA_REGISTERS(n, type, a0, a1, a2, a3, nb)                                       \
   asm volatile("{.reg .pred p; setp.eq.b32 p, 0, 0; wgmma.mma_async.sync.aligned.m64n" #n         \
                "k16.f32." type "." type " {" OCTAVO_NUMBERS_##n "}, {" a0 ", " a1 ", " a2 ", "     \
-               a3 "}, " b ", p, 1, 1, 1;}"                                                        \
+               a3 "}, " nb ", p, 1, 1, 1;}"                                                        \
                : OCTAVO_TILES_##n                                                                 \
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(values))
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(describe(b)))
 
 /// D = A . B^T of 16 columns, plus D where `adds` is not 0: A [64, 16] and B [Columns, 16] from tiles
 /// in shared memory.
 template <Half Kind, int Columns>
-__device__ inline void multiply_shared(float (*d)[4], uint64_t from, uint64_t keys, int adds) {
+__device__ inline void multiply_shared(float (*d)[4], TileHandle a, TileHandle b, int adds) {
   static_assert(Columns == 64 || Columns == 80 || Columns == 96 || Columns == 128);
   if constexpr (Columns == 64 && Kind == Half::bf16) {
     OCTAVO_WGMMA_SHARED(64, "bf16", "%32", "%33", "%34");
@@ -110,7 +117,7 @@ __device__ inline void multiply_shared(float (*d)[4], uint64_t from, uint64_t ke
 /// D += A . B of 16 rows of B: A [64, 16] from registers, B [16, Columns] from a tile whose rows are
 /// the products' inner dimension.
 template <Half Kind, int Columns>
-__device__ inline void multiply_registers(float (*d)[4], const unsigned (&a)[4], uint64_t values) {
+__device__ inline void multiply_registers(float (*d)[4], const unsigned (&a)[4], TileHandle b) {
   static_assert(Columns == 64 || Columns == 80 || Columns == 96 || Columns == 128);
   if constexpr (Columns == 64 && Kind == Half::bf16) {
     OCTAVO_WGMMA_REGISTERS(64, "bf16", "%32", "%33", "%34", "%35", "%36");

@@ -26,6 +26,9 @@
 namespace octavo::cuda {
 namespace {
 
+/// The first lane's value, which the compiler then knows to be the same for all.
+__device__ int uniform(int value) { return __shfl_sync(kAllLanes, value, 0); }
+
 /// A warpgroup's rows on their way through the keys.
 class Walk {
  public:
@@ -39,7 +42,10 @@ class Walk {
   }
 
   __device__ void run() {
-    const int group = warp_of_block() / 4;
+    const int group = uniform(warp_of_block() / 4);
+#ifdef XB
+    if (group == kWarpgroups - 1) asm volatile("bar.arrive 5, 256;" ::: "memory");
+#endif
     const KeyRange seen =
         SeenKeys(p_, shared_.rows.tile, group * kRowsOfGroup, kRowsOfGroup).some;
     int32_t begin = 0;
@@ -48,6 +54,8 @@ class Walk {
       begin = min(max(seen.begin - b_.first, 0) / kKeys, b_.count);
       end = min(ceil_div(seen.end - b_.first, kKeys), b_.count);
     }
+    begin = uniform(begin);
+    end = uniform(end);
     int32_t i = 0;
     for (; i < begin; ++i) skip(i);
     if (begin < end) {
@@ -64,7 +72,9 @@ class Walk {
   __device__ void attend(int32_t begin, int32_t end, unsigned queries) {
     Scores scores;
     Weights weights;
+    turn_begin();
     score(scores, begin, queries);
+    turn_end();
     wait_for_products<0>();
     pin_all(scores);
     release(shared_.k_empty, begin);
@@ -74,17 +84,26 @@ class Walk {
     settle(begin);
 #pragma unroll 1
     for (int32_t i = begin + 1; i < end; ++i) {
+      turn_begin();
       score(scores, i, queries);
       add_values(weights, i - 1);
+      turn_end();
       wait_for_products<1>();
       pin_all(scores);
       release(shared_.k_empty, i);
       prepare(scores, i);
       const Rescale rescale = weigh(scores);
+      pin_all(scores);  // weights are there before the wait, not after
+      pin(softmax_.sum[0][0]);
+      pin(softmax_.sum[0][1]);
       wait_for_products<0>();
       pin_all(sums_);
       release(shared_.v_empty, i - 1);
+#ifdef XA
+      rescale.apply(sums_);
+#else
       if (rescale.needed()) rescale.apply(sums_);
+#endif
       pack_weights(scores, weights);
       settle(i);
     }
@@ -94,6 +113,18 @@ class Walk {
     release(shared_.v_empty, end - 1);
   }
 
+  __device__ void turn_begin() {
+#ifdef XB
+    const int g = warp_of_block() / 4;
+    asm volatile("bar.sync %0, 256;" :: "r"(5 + g) : "memory");
+#endif
+  }
+  __device__ void turn_end() {
+#ifdef XB
+    const int g = warp_of_block() / 4;
+    asm volatile("bar.arrive %0, 256;" :: "r"(5 + (g + 1 == kWarpgroups ? 0 : g + 1)) : "memory");
+#endif
+  }
   __device__ void score(Scores& scores, int32_t i, unsigned queries) {
     const Turn turn(i);
     wait(shared_.k_full[turn.stage], turn.parity);
@@ -139,6 +170,7 @@ class Walk {
   /// A tile that none of the warpgroup's rows sees.
   __device__ void skip(int32_t i) {
     const Turn turn(i);
+    turn_begin(); turn_end();
     wait(shared_.k_full[turn.stage], turn.parity);
     release(shared_.k_empty, i);
     wait(shared_.v_full[turn.stage], turn.parity);

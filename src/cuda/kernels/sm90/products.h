@@ -17,7 +17,8 @@ __device__ constexpr int piece_of(int columns) {
 
 /// Of the warpgroup's rows with 16 columns of a tile of keys, in pieces.
 template <int First = 0>
-__device__ inline void multiply_keys_step(Scores& scores, uint64_t q, uint64_t keys, int adds) {
+__device__ inline void multiply_keys_step(Scores& scores, TileHandle q, TileHandle keys,
+                                          int adds) {
   constexpr int kPiece = piece_of(kKeys - First);
   multiply_shared<kHalf, kPiece>(&scores[0][First / 8], q, advance(keys, First * kRowBytes), adds);
   if constexpr (First + kPiece < kKeys) {
@@ -27,8 +28,8 @@ __device__ inline void multiply_keys_step(Scores& scores, uint64_t q, uint64_t k
 
 __device__ inline void multiply_keys(Scores& scores, unsigned queries, const Shared& shared,
                                      int stage) {
-  const uint64_t q = describe_tile(queries, 0);
-  const uint64_t keys = describe_tile(shared_address(shared.k[stage]), 0);
+  const TileHandle q = tile_handle(queries, 0);
+  const TileHandle keys = tile_handle(shared_address(shared.k[stage]), 0);
 #pragma unroll
   for (int c = 0; c < kD; c += 16) {
     const int within = c % kSlabColumns * 2;
@@ -40,7 +41,7 @@ __device__ inline void multiply_keys(Scores& scores, unsigned queries, const Sha
 /// Of 16 keys with columns from `First` on.
 template <int First = 0>
 __device__ inline void multiply_values_step(Sums& sums, const unsigned (&weights)[4],
-                                            uint64_t values) {
+                                            TileHandle values) {
   constexpr int kPiece = piece_of(kDv - First);
   static_assert((First + kPiece) % kSlabColumns == 0 || First + kPiece == kDv);
   multiply_registers<kHalf, kPiece>(&sums[0][First / 8], weights,
@@ -50,7 +51,7 @@ __device__ inline void multiply_values_step(Sums& sums, const unsigned (&weights
 
 __device__ inline void multiply_values(Sums& sums, const Weights& weights, const Shared& shared,
                                        int stage) {
-  const uint64_t values = describe_tile(shared_address(shared.v[stage]), kSlabBytes);
+  const TileHandle values = tile_handle(shared_address(shared.v[stage]), kSlabBytes);
 #pragma unroll
   for (int k = 0; k < kKeys; k += 16) {
     multiply_values_step(sums, weights[0][k / 16], advance(values, k * kRowBytes));
