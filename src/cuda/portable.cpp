@@ -1,7 +1,9 @@
+#include "cuda/portable.h"
+
+#include <algorithm>
 #include <limits>
 
 #include "cuda/kernels.h"
-#include "cuda/kernels/portable/params.h"
 #include "cuda/portable_tiles.h"
 
 namespace octavo::cuda {
@@ -12,24 +14,11 @@ constexpr std::int64_t kWidest = 576;
 constexpr std::int64_t kMostHeads = 65535;  // of a grid's second axis
 
 std::vector<RowClass> classes_of(const Problem& p, const Device& device) {
-  return row_classes(p, {16, 64, 128}, [&](int rows) {
-    return portable_tile(rows, portable_dims(p), static_cast<int>(size_of(p.kv)), is_masked(p),
-                         device.shared_per_block);
-  });
+  return row_classes(p, {16, 64, 128}, [&](int rows) { return portable_tile(p, device, rows); });
 }
 
-int shared_bytes(const Problem& p, const RowClass& c) {
-  return portable_shared_bytes(c.tile, portable_dims(p), static_cast<int>(size_of(p.kv)));
-}
-
-Splitting splitting_of(const Problem& p, const RowClass& c, const Device& device) {
-  if (p.invariant) return {0, 0};
-  if (c.tile.rows > 64) return {device.multiprocessors, 1024};
-  if (c.tile.rows > 16) return {2 * device.multiprocessors, 1024};
-  constexpr int kReserved = 1024;      // bytes, of each block and of each multiprocessor
-  constexpr int kMostByRegisters = 8;  // blocks of one warp
-  const int blocks = (device.shared_per_block + kReserved) / (shared_bytes(p, c) + kReserved);
-  return {std::min(blocks, kMostByRegisters) * device.multiprocessors, 512};
+int shared_bytes(const Problem& p, const TileShape& tile) {
+  return portable_shared_bytes(tile, portable_dims(p), static_cast<int>(size_of(p.kv)));
 }
 
 Support supports(const Problem& p, const Device& device) {
@@ -54,7 +43,7 @@ double cost_us(const Problem& p, const Device& device) {
   constexpr double kMemoryShare = 0.7;
   double launches = 0;
   for (const RowClass& c : classes_of(p, device)) {
-    const Units units = Units::of(p, c, splitting_of(p, c, device), p.batch(), p.total_q());
+    const Units units = Units::of(p, c, portable_splitting(p, c, device), p.batch(), p.total_q());
     launches += units.partial > 0 ? 2 : 1;
   }
   double tokens = 0;
@@ -64,12 +53,6 @@ double cost_us(const Problem& p, const Device& device) {
   const double memory_us = bytes / (kMemoryShare * device.memory_gbs * 1e3);
   const double product_us = multiply_adds(p) / (kMultiplyAddsPerUs * device.multiprocessors);
   return launches * kLaunchUs + std::max(memory_us, product_us);
-}
-
-Variant variant_of(const Problem& p, const TileShape& tile) {
-  // O and S of a warp alone take up to 192 of a lane's 255 registers.
-  return {"portable/attend.cu", "octavo_portable", tiled_definitions(p, portable_dims(p), tile),
-          true};
 }
 
 /// Whether the tokens of a KV head lie within 2^32 times 16 bytes.
@@ -94,8 +77,7 @@ class Portable final : public StreamKernel {
  public:
   Portable(const Problem& p, const Device& device) : slices_(portable_dims(p).slices) {
     for (const RowClass& c : classes_of(p, device)) {
-      launches_.emplace_back(p, device, c, splitting_of(p, c, device), variant_of(p, c.tile),
-                             c.tile.warps * 32, shared_bytes(p, c));
+      launches_.push_back(portable_launch(p, device, c));
       workspace_ = std::max(workspace_, launches_.back().workspace(p));
     }
   }
@@ -103,12 +85,8 @@ class Portable final : public StreamKernel {
   std::size_t workspace() const override { return workspace_; }
 
   void launch(const StreamCall& call) const override {
-    const Arguments& a = call.arguments;
-    PortableParams params{tiled_params(call), 0, near_strides(a.k), near_strides(a.v)};
-    params.kv_whole = is_whole(a.k) && is_whole(a.v) && is_near(a.k) && is_near(a.v) ? 1 : 0;
-    for (const TiledLaunch& launch : launches_) {
-      launch.launch(call, params, &params, slices_);
-    }
+    PortableParams params = portable_params(call);
+    for (const TiledLaunch& launch : launches_) launch.launch(call, params, &params, slices_);
   }
 
  private:
@@ -123,11 +101,50 @@ std::shared_ptr<const StreamKernel> load(const Problem& problem, const Device& d
 
 }  // namespace
 
+TileShape portable_tile(const Problem& p, const Device& device, int rows) {
+  return portable_tile(rows, portable_dims(p), static_cast<int>(size_of(p.kv)), is_masked(p),
+                       device.shared_per_block);
+}
+
+Splitting portable_splitting(const Problem& p, const RowClass& c, const Device& device) {
+  if (p.invariant) return {0, 0};
+  if (c.tile.rows > 64) return {device.multiprocessors, 1024};
+  if (c.tile.rows > 16) return {2 * device.multiprocessors, 1024};
+  constexpr int kReserved = 1024;      // bytes, of each block and of each multiprocessor
+  constexpr int kMostByRegisters = 8;  // blocks of one warp
+  const int blocks =
+      (device.shared_per_block + kReserved) / (shared_bytes(p, c.tile) + kReserved);
+  return {std::min(blocks, kMostByRegisters) * device.multiprocessors, 512};
+}
+
+Variant portable_variant(const Problem& p, const TileShape& tile) {
+  // O and S of a warp alone take up to 192 of a lane's 255 registers.
+  return {"portable/attend.cu", "octavo_portable", tiled_definitions(p, portable_dims(p), tile),
+          true};
+}
+
+TiledLaunch portable_launch(const Problem& p, const Device& device, const RowClass& c) {
+  return {p,
+          device,
+          c,
+          portable_splitting(p, c, device),
+          portable_variant(p, c.tile),
+          c.tile.warps * 32,
+          shared_bytes(p, c.tile)};
+}
+
+PortableParams portable_params(const StreamCall& call) {
+  const Arguments& a = call.arguments;
+  PortableParams params{tiled_params(call), 0, near_strides(a.k), near_strides(a.v)};
+  params.kv_whole = is_whole(a.k) && is_whole(a.v) && is_near(a.k) && is_near(a.v) ? 1 : 0;
+  return params;
+}
+
 std::vector<Variant> portable_variants(const Problem& p, const Device& device) {
   std::vector<Variant> variants;
   for (const RowClass& c : classes_of(p, device)) {
-    variants.push_back(variant_of(p, c.tile));
-    const Units units = Units::of(p, c, splitting_of(p, c, device), p.batch(), p.total_q());
+    variants.push_back(portable_variant(p, c.tile));
+    const Units units = Units::of(p, c, portable_splitting(p, c, device), p.batch(), p.total_q());
     if (units.partial > 0) variants.push_back(merge_variant(c.tile));
   }
   return variants;

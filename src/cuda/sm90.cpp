@@ -1,6 +1,8 @@
+#include <algorithm>
 #include <numeric>
 
 #include "cuda/kernels.h"
+#include "cuda/portable.h"
 #include "cuda/sm90_tiles.h"
 #include "cuda/tensor_map.h"
 
@@ -12,31 +14,30 @@ constexpr std::int64_t kMostHeads = 65535;  // of a grid's second axis
 constexpr int kFewestBoxRows = 8;           // rows of 128 bytes among which chunks are permuted
 constexpr int kMostBoxes = 32;              // of a tile: a lane finds each
 
-struct Sm90Class {
-  RowClass of;
-  Sm90Tile tile;
-};
+constexpr int kFewRows = 16;  // which wgmma would waste three quarters of its work on
 
-std::vector<Sm90Class> classes_of(const Problem& p, const Device& device) {
-  const HeadDims dims = sm90_dims(p);
-  std::vector<Sm90Class> classes;
-  for (const RowClass& c : row_classes(p, {64, 192}, [&](int rows) {
-         return sm90_tile(rows, dims, device.shared_per_block).shape;
-       })) {
-    classes.push_back({c, sm90_tile(c.tile.rows, dims, device.shared_per_block)});
-  }
-  return classes;
+bool is_few(const RowClass& c) { return c.tile.rows == kFewRows; }
+
+Sm90Tile tile_of(const Problem& p, const Device& device, int rows) {
+  return sm90_tile(rows, sm90_dims(p), is_masked(p), device.shared_per_block);
 }
 
-Splitting splitting_of(const Problem& p, const Sm90Class& c, const Device& device) {
+std::vector<RowClass> classes_of(const Problem& p, const Device& device) {
+  return row_classes(p, {kFewRows, 64, kMostRows}, [&](int rows) {
+    return rows == kFewRows ? portable_tile(p, device, rows) : tile_of(p, device, rows).shape;
+  });
+}
+
+Splitting splitting_of(const Problem& p, const RowClass& c, const Device& device) {
+  if (is_few(c)) return portable_splitting(p, c, device);
   if (p.invariant) return {0, 0};
-  if (const char* t = std::getenv("OCTAVO_S64"); t && c.tile.shape.rows == 64) {
+  if (const char* t = std::getenv("OCTAVO_S64"); t && c.tile.rows == 64) {
     Splitting x{};
     std::sscanf(t, "%d,%d", &x.blocks_of_request, &x.shortest);
     return x;
   }
-  if (c.tile.shape.rows > 64) return {device.multiprocessors, 1024};
-  return {2 * device.multiprocessors, 512};
+  if (c.tile.rows > 64) return {device.multiprocessors, 1024};
+  return {2 * device.multiprocessors, 2048};
 }
 
 Support supports(const Problem& p, const Device& device) {
@@ -59,8 +60,8 @@ double cost_us(const Problem& p, const Device& device) {
   constexpr double kMultiplyAddsPerUs = 1.9e6;  // of a multiprocessor
   constexpr double kMemoryShare = 0.8;
   double launches = 0;
-  for (const Sm90Class& c : classes_of(p, device)) {
-    const Units units = Units::of(p, c.of, splitting_of(p, c, device), p.batch(), p.total_q());
+  for (const RowClass& c : classes_of(p, device)) {
+    const Units units = Units::of(p, c, splitting_of(p, c, device), p.batch(), p.total_q());
     launches += units.partial > 0 ? 2 : 1;
   }
   double tokens = 0;
@@ -72,13 +73,25 @@ double cost_us(const Problem& p, const Device& device) {
   return launches * kLaunchUs + std::max(memory_us, product_us);
 }
 
-Variant variant_of(const Problem& p, const Sm90Tile& tile) {
-  Variant variant{"sm90/attend.cu", "octavo_sm90",
-                  tiled_definitions(p, sm90_dims(p), tile.shape), true};
-  variant.definitions.emplace_back("OCTAVO_STAGES", std::to_string(tile.stages));
-  variant.architecture_specific = true;
-  if (const char* x = std::getenv("OCTAVO_X")) variant.definitions.emplace_back(x, "1");
+Variant variant_of(const Problem& p, const Device& device, const RowClass& c) {
+  if (is_few(c)) return portable_variant(p, c.tile);
+  Variant variant{"sm90/attend.cu", "octavo_sm90", tiled_definitions(p, sm90_dims(p), c.tile),
+                  true, true};
+  variant.definitions.emplace_back("OCTAVO_STAGES",
+                                   std::to_string(tile_of(p, device, c.tile.rows).stages));
   return variant;
+}
+
+TiledLaunch launch_of(const Problem& p, const Device& device, const RowClass& c) {
+  if (is_few(c)) return portable_launch(p, device, c);
+  const Sm90Tile tile = tile_of(p, device, c.tile.rows);
+  return {p,
+          device,
+          c,
+          splitting_of(p, c, device),
+          variant_of(p, device, c),
+          tile.threads(),
+          sm90_shared_bytes(tile, sm90_dims(p))};
 }
 
 /// Of a tile of keys, the rows that are one box; 0: no boxes.
@@ -93,11 +106,9 @@ int box_rows(const Problem& p, const Arguments& a, int keys) {
 
 class Sm90 final : public StreamKernel {
  public:
-  Sm90(const Problem& p, const Device& device) {
-    for (const Sm90Class& c : classes_of(p, device)) {
-      keys_.push_back(c.tile.shape.keys);
-      launches_.emplace_back(p, device, c.of, splitting_of(p, c, device), variant_of(p, c.tile),
-                             c.tile.threads(), sm90_shared_bytes(c.tile, sm90_dims(p)));
+  Sm90(const Problem& p, const Device& device) : classes_(classes_of(p, device)) {
+    for (const RowClass& c : classes_) {
+      launches_.push_back(launch_of(p, device, c));
       workspace_ = std::max(workspace_, launches_.back().workspace(p));
     }
   }
@@ -105,21 +116,30 @@ class Sm90 final : public StreamKernel {
   std::size_t workspace() const override { return workspace_; }
 
   void launch(const StreamCall& call) const override {
-    const Arguments& a = call.arguments;
-    Sm90Params params{tiled_params(call), {}, {}, 0, 0};
-    params.kv_whole = is_whole(a.k) && is_whole(a.v) ? 1 : 0;
     for (std::size_t i = 0; i < launches_.size(); ++i) {
-      params.box_rows = box_rows(call.problem, a, keys_[i]);
-      if (params.box_rows > 0) {
-        params.k_map = tensor_map(a.k, params.box_rows);
-        params.v_map = tensor_map(a.v, params.box_rows);
+      if (is_few(classes_[i])) {
+        PortableParams params = portable_params(call);
+        launches_[i].launch(call, params, &params, 1);
+      } else {
+        Sm90Params params = params_of(call, classes_[i].tile.keys);
+        launches_[i].launch(call, params, &params, 1);
       }
-      launches_[i].launch(call, params, &params, 1);
     }
   }
 
  private:
-  std::vector<int> keys_;  ///< of each launch's tile
+  static Sm90Params params_of(const StreamCall& call, int keys) {
+    const Arguments& a = call.arguments;
+    Sm90Params params{tiled_params(call), {}, {}, box_rows(call.problem, a, keys), 0};
+    params.kv_whole = is_whole(a.k) && is_whole(a.v) ? 1 : 0;
+    if (params.box_rows > 0) {
+      params.k_map = tensor_map(a.k, params.box_rows);
+      params.v_map = tensor_map(a.v, params.box_rows);
+    }
+    return params;
+  }
+
+  std::vector<RowClass> classes_;
   std::vector<TiledLaunch> launches_;
   std::size_t workspace_ = 0;
 };
@@ -132,10 +152,10 @@ std::shared_ptr<const StreamKernel> load(const Problem& problem, const Device& d
 
 std::vector<Variant> sm90_variants(const Problem& p, const Device& device) {
   std::vector<Variant> variants;
-  for (const Sm90Class& c : classes_of(p, device)) {
-    variants.push_back(variant_of(p, c.tile));
-    const Units units = Units::of(p, c.of, splitting_of(p, c, device), p.batch(), p.total_q());
-    if (units.partial > 0) variants.push_back(merge_variant(c.tile.shape));
+  for (const RowClass& c : classes_of(p, device)) {
+    variants.push_back(variant_of(p, device, c));
+    const Units units = Units::of(p, c, splitting_of(p, c, device), p.batch(), p.total_q());
+    if (units.partial > 0) variants.push_back(merge_variant(c.tile));
   }
   return variants;
 }

@@ -40,14 +40,16 @@ constexpr int sm90_shared_bytes(const Sm90Tile& tile, const HeadDims& dims) {
   return q + tile.stages * kv + tile.shape.rows * kRowBytes + kTileBytes;
 }
 
-/// Of 64 rows, or of as many as registers have room for. A warp's sums of O and S take
-/// (dv + keys) / 2 registers of each of its lanes, of 160 where there are three warpgroups.
-inline Sm90Tile sm90_tile(int rows, const HeadDims& dims, int shared_limit) {
+inline constexpr int kMostRows = 192;  ///< of a tile: as a class asks for it
+
+/// Of 64 rows, or of as many as registers have room for: a warp's O and S take (dv + keys) / 2
+/// registers of each of its lanes, of 160 with three warpgroups and of 232 with two.
+inline Sm90Tile sm90_tile(int rows, const HeadDims& dims, bool masked, int shared_limit) {
   const int widest = std::max(dims.d, dims.dv);
-  Sm90Tile tile{{rows, rows / 16, 80}, 4};
-  if (rows == 64) tile = {{64, 4, 64}, 3};
-  if (rows > 64 && widest == 64) tile.shape.keys = 128;
-  if (rows > 64 && widest > 128) tile.shape = {128, 8, 80};
+  Sm90Tile tile{{64, 4, 64}, 2};
+  if (rows > 64) tile = {{128, 8, 80}, 4};
+  if (rows > 64 && widest <= 128) tile.shape.keys = masked ? 128 : 176;
+  if (rows > 64 && widest == 64) tile.shape = {192, 12, 128};
   if (const char* t = std::getenv(rows > 64 ? "OCTAVO_T" : "OCTAVO_T64")) {
     int g = 0;
     std::sscanf(t, "%d,%d,%d", &g, &tile.shape.keys, &tile.stages);

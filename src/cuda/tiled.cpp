@@ -10,6 +10,7 @@ namespace {
 
 constexpr int kMergeThreads = 128;
 constexpr std::int64_t kMostMergeBlocks = 16;  // of a tile of rows
+constexpr std::int64_t kMostInSecondAxis = 65535;  // of a grid
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
@@ -143,11 +144,17 @@ void TiledLaunch::launch(const StreamCall& call, TiledParams& tiled, const void*
       std::min({p.max_q_len() * p.group(), std::int64_t{of_.tile.rows}, kMostMergeBlocks}));
   const Units units = Units::of(p, of_, splitting_, call.requests, call.rows);
   if (units.all == 0) return;
+  // Blocks of few rows wait for memory, where the heads of a token are neighbours. Those of many
+  // read the keys of a head again and again, from a cache.
+  tiled.heads_first = of_.tile.rows <= 64 && units.all <= kMostInSecondAxis ? 1 : 0;
+  if (std::getenv("OCTAVO_HF")) tiled.heads_first = 0;
   const auto grid = [&](std::int64_t x, std::int64_t z) {
     return Grid{static_cast<std::uint32_t>(x), static_cast<std::uint32_t>(p.hkv),
                 static_cast<std::uint32_t>(z)};
   };
-  attend_.launch(grid(units.all, slices), threads_, call.stream, params);
+  Grid attend = grid(units.all, slices);
+  if (tiled.heads_first != 0) std::swap(attend.x, attend.y);
+  attend_.launch(attend, threads_, call.stream, params);
   if (units.merged == 0) return;
   merge_->launch(grid(units.merged, tiled.merge_blocks), kMergeThreads, call.stream, &tiled);
 }

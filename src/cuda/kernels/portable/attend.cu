@@ -82,13 +82,14 @@ struct Walk {
 
 }  // namespace
 
-/// Grid: units (tiles of rows times splits) that the batch may have, KV heads, slices of V.
+/// Grid: units (tiles of rows times splits) that the batch may have, KV heads (or the other way round
+/// if p.heads_first), slices of V.
 extern "C" __global__ void __launch_bounds__(kThreads)
     octavo_portable(const __grid_constant__ PortableParams p) {
   extern __shared__ __align__(128) unsigned char memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory);
   const Place place =
-      find_place(p.attention, static_cast<int32_t>(blockIdx.x), [&](int32_t q_len, int32_t kv_len) {
+      find_place(p.attention, unit_of_block(p), [&](int32_t q_len, int32_t kv_len) {
         return tiling_of<kRows, kKeys>(p, q_len, kv_len).units();
       });
   if (place.request < 0) return;
@@ -97,7 +98,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   if (tile.is_split() ? split < tile.first_split || split >= tile.end_split : split > 0) return;
   const KeyRange keys = tile.keys_of_split(split);
 
-  const int32_t kv_head = static_cast<int32_t>(blockIdx.y);
+  const int32_t kv_head = head_of_block(p);
   const int32_t first_column = static_cast<int32_t>(blockIdx.z) * kDv;
   const AttentionParams& a = p.attention;
   if (threadIdx.x == 0) {

@@ -33,7 +33,7 @@ __device__ int uniform(int value) { return __shfl_sync(kAllLanes, value, 0); }
 class Walk {
  public:
   __device__ Walk(const TiledParams& p, Shared& shared)
-      : p_(p), b_(shared.block), shared_(shared) {
+      : p_(p), b_(shared.block), shared_(shared), group_(uniform(warp_of_block() / 4)) {
 #pragma unroll
     for (int n = 0; n < kValueTiles; ++n) {
 #pragma unroll
@@ -42,12 +42,9 @@ class Walk {
   }
 
   __device__ void run() {
-    const int group = uniform(warp_of_block() / 4);
-#ifdef XB
-    if (group == kWarpgroups - 1) asm volatile("bar.arrive 5, 256;" ::: "memory");
-#endif
+    if (group_ == kWarpgroups - 1) end_turn();
     const KeyRange seen =
-        SeenKeys(p_, shared_.rows.tile, group * kRowsOfGroup, kRowsOfGroup).some;
+        SeenKeys(p_, shared_.rows.tile, group_ * kRowsOfGroup, kRowsOfGroup).some;
     int32_t begin = 0;
     int32_t end = 0;
     if (seen.end > max(seen.begin, b_.first)) {
@@ -59,7 +56,7 @@ class Walk {
     int32_t i = 0;
     for (; i < begin; ++i) skip(i);
     if (begin < end) {
-      attend(begin, end, shared_address(shared_.q[group]));
+      attend(begin, end, shared_address(shared_.q[group_]));
       i = end;
     }
     for (; i < b_.count; ++i) skip(i);
@@ -72,9 +69,9 @@ class Walk {
   __device__ void attend(int32_t begin, int32_t end, unsigned queries) {
     Scores scores;
     Weights weights;
-    turn_begin();
+    begin_turn();
     score(scores, begin, queries);
-    turn_end();
+    end_turn();
     wait_for_products<0>();
     pin_all(scores);
     release(shared_.k_empty, begin);
@@ -84,10 +81,10 @@ class Walk {
     settle(begin);
 #pragma unroll 1
     for (int32_t i = begin + 1; i < end; ++i) {
-      turn_begin();
+      begin_turn();
       score(scores, i, queries);
       add_values(weights, i - 1);
-      turn_end();
+      end_turn();
       wait_for_products<1>();
       pin_all(scores);
       release(shared_.k_empty, i);
@@ -99,11 +96,7 @@ class Walk {
       wait_for_products<0>();
       pin_all(sums_);
       release(shared_.v_empty, i - 1);
-#ifdef XA
-      rescale.apply(sums_);
-#else
       if (rescale.needed()) rescale.apply(sums_);
-#endif
       pack_weights(scores, weights);
       settle(i);
     }
@@ -113,18 +106,17 @@ class Walk {
     release(shared_.v_empty, end - 1);
   }
 
-  __device__ void turn_begin() {
-#ifdef XB
-    const int g = warp_of_block() / 4;
-    asm volatile("bar.sync %0, 256;" :: "r"(5 + g) : "memory");
-#endif
+  // Warpgroups take turns in issuing products, in their order, so that the softmax of one runs while
+  // the tensor cores work for another.
+  __device__ void begin_turn() const {
+    if constexpr (kWarpgroups == 1) return;
+    sync_threads(kFirstTurn + group_, 2 * kGroupThreads);
   }
-  __device__ void turn_end() {
-#ifdef XB
-    const int g = warp_of_block() / 4;
-    asm volatile("bar.arrive %0, 256;" :: "r"(5 + (g + 1 == kWarpgroups ? 0 : g + 1)) : "memory");
-#endif
+  __device__ void end_turn() const {
+    if constexpr (kWarpgroups == 1) return;
+    arrive_threads(kFirstTurn + (group_ + 1 == kWarpgroups ? 0 : group_ + 1), 2 * kGroupThreads);
   }
+
   __device__ void score(Scores& scores, int32_t i, unsigned queries) {
     const Turn turn(i);
     wait(shared_.k_full[turn.stage], turn.parity);
@@ -170,7 +162,8 @@ class Walk {
   /// A tile that none of the warpgroup's rows sees.
   __device__ void skip(int32_t i) {
     const Turn turn(i);
-    turn_begin(); turn_end();
+    begin_turn();
+    end_turn();
     wait(shared_.k_full[turn.stage], turn.parity);
     release(shared_.k_empty, i);
     wait(shared_.v_full[turn.stage], turn.parity);
@@ -181,6 +174,7 @@ class Walk {
   const TiledParams& p_;
   const Block& b_;
   Shared& shared_;
+  int group_;
   Softmax softmax_;
   Sums sums_;
   int inspected_ = 0;
@@ -221,10 +215,8 @@ __device__ void finish(const Sm90Params& p, const Walk& walk, Shared& shared) {
     write_partial(tile, walk.softmax(), walk.sums(), slice, partial_at<kRows>(p, index, kv_head));
     return;
   }
-  const int group = warp_of_block() / 4;  // its products have read the queries
-  if (group == 0) sync_threads(2, 128);
-  if (group == 1) sync_threads(3, 128);
-  if (group == 2) sync_threads(4, 128);
+  // Its products have read the queries.
+  sync_threads(kFirstGroup + warp_of_block() / 4, kGroupThreads);
   write_result(p, tile, kv_head, walk.softmax(), walk.sums(), slice, [&](int row, int byte) {
     return shared.q[row / kRowsOfGroup][byte / kRowBytes] +
            swizzled(row % kRowsOfGroup, byte % kRowBytes);
@@ -232,25 +224,26 @@ __device__ void finish(const Sm90Params& p, const Walk& walk, Shared& shared) {
 }
 
 // Registers of a lane: for warps with rows what is left by those that load.
-inline constexpr int kLoaderRegisters = kWarpgroups == 2 ? 24 : kWarpgroups == 3 ? 32 : 40;
-inline constexpr int kRowRegisters = kWarpgroups == 2 ? 240 : kWarpgroups == 3 ? 160 : 216;
+inline constexpr int kLoaderRegisters = kWarpgroups == 2 ? 40 : kWarpgroups == 3 ? 32 : 40;
+inline constexpr int kRowRegisters = kWarpgroups == 2 ? 232 : kWarpgroups == 3 ? 160 : 216;
 
 }  // namespace
 
-/// Grid: units (tiles of rows times splits) that the batch may have, KV heads.
+/// Grid: units (tiles of rows times splits) that the batch may have, and KV heads; the other way
+/// round if p.heads_first.
 extern "C" __global__ void __launch_bounds__(kBlockThreads, kWarpgroups == 1 ? 2 : 1)
     octavo_sm90(const __grid_constant__ Sm90Params p) {
   extern __shared__ __align__(1024) unsigned char memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory);
   const Place place =
-      find_place(p.attention, static_cast<int32_t>(blockIdx.x), [&](int32_t q_len, int32_t kv_len) {
+      find_place(p.attention, unit_of_block(p), [&](int32_t q_len, int32_t kv_len) {
         return tiling_of<kRows, kKeys>(p, q_len, kv_len).units();
       });
   if (place.request < 0) return;
   const RowTile tile = row_tile<kRows, kKeys>(p, place);
   const int32_t split = place.unit % tile.tiling.splits;
   if (tile.is_split() ? split < tile.first_split || split >= tile.end_split : split > 0) return;
-  const int32_t kv_head = static_cast<int32_t>(blockIdx.y);
+  const int32_t kv_head = head_of_block(p);
   const int thread = static_cast<int>(threadIdx.x);
   const LogitScale logit(p.attention, kv_head);
   describe_rows(p, tile, kv_head, logit, thread, kBlockThreads, shared.rows);
@@ -267,7 +260,7 @@ extern "C" __global__ void __launch_bounds__(kBlockThreads, kWarpgroups == 1 ? 2
   grow_registers<kRowRegisters>();
   store_queries(p, shared.rows.tile, shared.block.kv_head, shared.rows.logit.negative ? 0x80008000u : 0u, shared);
   fence_async_proxy();
-  sync_threads(1, kThreads);
+  sync_threads(kRowThreads, kThreads);
   Walk walk(p, shared);
   walk.run();
   finish(p, walk, shared);

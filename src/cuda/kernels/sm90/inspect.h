@@ -58,13 +58,13 @@ __device__ inline void settle_specials(const TiledParams& p, Shared& shared, int
     return values + column / kSlabColumns * kSlabBytes +
            swizzled(key, column % kSlabColumns * 2);
   });
-  sync_threads(1, kThreads);
+  sync_threads(kRowThreads, kThreads);
   for (int at = static_cast<int>(threadIdx.x); at < kValueSlabs * kSlabBytes / 4; at += kThreads) {
     unsigned& elements = reinterpret_cast<unsigned*>(values)[at];
     elements = without_specials(elements);
   }
   fence_async_proxy();
-  sync_threads(1, kThreads);
+  sync_threads(kRowThreads, kThreads);
 }
 
 }  // namespace octavo::cuda

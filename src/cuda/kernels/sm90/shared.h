@@ -9,9 +9,15 @@ namespace octavo::cuda {
 
 inline constexpr int kWarpgroups = kWarps / 4;  // that have rows of their own
 inline constexpr int kRowsOfGroup = 64;
+inline constexpr int kGroupThreads = 128;
 inline constexpr int kLoaders = 4;  // warps: of K, of V, and two that inspect V
 inline constexpr int kBlockThreads = kThreads + kLoaders * kWarp;
 inline constexpr int kStages = OCTAVO_STAGES;
+
+// Barriers of the block, beside that of __syncthreads.
+inline constexpr int kRowThreads = 1;  ///< of all threads with rows
+inline constexpr int kFirstGroup = 2;  ///< of a warpgroup, each its own
+inline constexpr int kFirstTurn = 5;   ///< of a warpgroup and the one before it
 
 inline constexpr int kSlabColumns = 64;
 inline constexpr int kRowBytes = 128;  // of a slab

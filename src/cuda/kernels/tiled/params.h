@@ -28,6 +28,7 @@ struct TiledParams {
   // have, unless the splits got shorter than shortest_split. With a split in `attention`, that.
   int32_t blocks_of_request;
   int32_t shortest_split;  ///< tokens; 0: no splits
+  int32_t heads_first;     ///< of a grid: KV heads vary faster than units
   int32_t merge_blocks;    ///< thread blocks that share the rows of a tile that is merged
 
   // Whether addresses and strides are multiples of 16 bytes.

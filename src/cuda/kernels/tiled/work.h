@@ -69,6 +69,13 @@ struct RowTile {
   }
 };
 
+__device__ inline int32_t unit_of_block(const TiledParams& p) {
+  return static_cast<int32_t>(p.heads_first != 0 ? blockIdx.y : blockIdx.x);
+}
+__device__ inline int32_t head_of_block(const TiledParams& p) {
+  return static_cast<int32_t>(p.heads_first != 0 ? blockIdx.x : blockIdx.y);
+}
+
 /// Later tokens see later keys, whatever the mask.
 __device__ inline KeyRange keys_of_rows(const TiledParams& p, const Place& place,
                                         int32_t first_row, int32_t last_row) {
