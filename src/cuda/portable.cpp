@@ -112,8 +112,7 @@ Splitting portable_splitting(const Problem& p, const RowClass& c, const Device& 
   if (c.tile.rows > 16) return {2 * device.multiprocessors, 1024};
   constexpr int kReserved = 1024;      // bytes, of each block and of each multiprocessor
   constexpr int kMostByRegisters = 8;  // blocks of one warp
-  const int blocks =
-      (device.shared_per_block + kReserved) / (shared_bytes(p, c.tile) + kReserved);
+  const int blocks = (device.shared_per_block + kReserved) / (shared_bytes(p, c.tile) + kReserved);
   return {std::min(blocks, kMostByRegisters) * device.multiprocessors, 512};
 }
 

@@ -17,8 +17,7 @@ constexpr HeadDims portable_dims(const Problem& p) {
 }
 
 /// Bytes of shared memory of a thread block: see kernels/portable/shared.h.
-constexpr int portable_shared_bytes(const TileShape& tile, const HeadDims& dims,
-                                    int kv_bytes) {
+constexpr int portable_shared_bytes(const TileShape& tile, const HeadDims& dims, int kv_bytes) {
   constexpr int kPad = 16;
   constexpr int kStages = 2;
   constexpr int kRowBytes = 16;    // which keys a row sees, its position and slope
@@ -32,7 +31,7 @@ constexpr int portable_shared_bytes(const TileShape& tile, const HeadDims& dims,
 /// rows * dv / 32 registers of each of its lanes: 32 rows up to 128 columns, 16 beyond. Those of
 /// 128 columns leave room for the logits of 64 keys, but not for masking them.
 constexpr TileShape portable_tile(int rows, const HeadDims& dims, int kv_bytes, bool masked,
-                                     int shared_limit) {
+                                  int shared_limit) {
   const int widest = std::max(dims.d, dims.dv);
   TileShape tile{rows, rows / 16, 64};
   if (rows == 16) tile.keys = 32;

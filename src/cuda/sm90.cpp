@@ -19,7 +19,8 @@ constexpr int kFewRows = 16;  // which wgmma would waste three quarters of its w
 bool is_few(const RowClass& c) { return c.tile.rows == kFewRows; }
 
 Sm90Tile tile_of(const Problem& p, const Device& device, int rows) {
-  return sm90_tile(rows, sm90_dims(p), is_masked(p), device.shared_per_block);
+  const bool dense = !is_masked(p) && p.layout != Layout::paged;
+  return sm90_tile(rows, sm90_dims(p), dense, device.shared_per_block);
 }
 
 std::vector<RowClass> classes_of(const Problem& p, const Device& device) {
@@ -31,13 +32,8 @@ std::vector<RowClass> classes_of(const Problem& p, const Device& device) {
 Splitting splitting_of(const Problem& p, const RowClass& c, const Device& device) {
   if (is_few(c)) return portable_splitting(p, c, device);
   if (p.invariant) return {0, 0};
-  if (const char* t = std::getenv("OCTAVO_S64"); t && c.tile.rows == 64) {
-    Splitting x{};
-    std::sscanf(t, "%d,%d", &x.blocks_of_request, &x.shortest);
-    return x;
-  }
-  if (c.tile.rows > 64) return {device.multiprocessors, 1024};
-  return {2 * device.multiprocessors, 2048};
+  // Of 64 rows, a partial result takes as long to write and merge as hundreds of keys to read.
+  return {device.multiprocessors, c.tile.rows > 64 ? 1024 : 4096};
 }
 
 Support supports(const Problem& p, const Device& device) {
@@ -75,8 +71,8 @@ double cost_us(const Problem& p, const Device& device) {
 
 Variant variant_of(const Problem& p, const Device& device, const RowClass& c) {
   if (is_few(c)) return portable_variant(p, c.tile);
-  Variant variant{"sm90/attend.cu", "octavo_sm90", tiled_definitions(p, sm90_dims(p), c.tile),
-                  true, true};
+  Variant variant{"sm90/attend.cu", "octavo_sm90", tiled_definitions(p, sm90_dims(p), c.tile), true,
+                  true};
   variant.definitions.emplace_back("OCTAVO_STAGES",
                                    std::to_string(tile_of(p, device, c.tile.rows).stages));
   return variant;
@@ -96,9 +92,9 @@ TiledLaunch launch_of(const Problem& p, const Device& device, const RowClass& c)
 
 /// Of a tile of keys, the rows that are one box; 0: no boxes.
 int box_rows(const Problem& p, const Arguments& a, int keys) {
-  const auto page = p.layout == Layout::paged ? static_cast<int>(std::min<std::int64_t>(
-                                                    p.page_size, 1 << 20))
-                                              : keys;
+  const auto page = p.layout == Layout::paged
+                        ? static_cast<int>(std::min<std::int64_t>(p.page_size, 1 << 20))
+                        : keys;
   const int rows = std::gcd(page, keys);
   const bool fits = rows % kFewestBoxRows == 0 && keys / rows <= kMostBoxes;
   return fits && has_tensor_map(a.k) && has_tensor_map(a.v) ? rows : 0;

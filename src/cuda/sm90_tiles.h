@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdio>
-#include <cstdlib>
 
 #include "cuda/tiled.h"
 
@@ -32,7 +30,7 @@ constexpr HeadDims sm90_dims(const Problem& p) {
 
 /// Bytes of shared memory of a thread block: see kernels/sm90/shared.h.
 constexpr int sm90_shared_bytes(const Sm90Tile& tile, const HeadDims& dims) {
-  constexpr int kRowBytes = 16;    // which keys a row sees, its position and slope
+  constexpr int kRowBytes = 16;     // which keys a row sees, its position and slope
   constexpr int kTileBytes = 1024;  // what is known of the tile, and barriers
   const auto slabs = [](int columns) { return (columns + 63) / 64; };
   const int q = tile.shape.rows * std::max(slabs(dims.d), slabs(dims.dv)) * 128;
@@ -40,22 +38,18 @@ constexpr int sm90_shared_bytes(const Sm90Tile& tile, const HeadDims& dims) {
   return q + tile.stages * kv + tile.shape.rows * kRowBytes + kTileBytes;
 }
 
-inline constexpr int kMostRows = 192;  ///< of a tile: as a class asks for it
+inline constexpr int kMostRows = 192;  ///< of a tile
 
 /// Of 64 rows, or of as many as registers have room for: a warp's O and S take (dv + keys) / 2
-/// registers of each of its lanes, of 160 with three warpgroups and of 232 with two.
-inline Sm90Tile sm90_tile(int rows, const HeadDims& dims, bool masked, int shared_limit) {
+/// registers of each of its lanes, of 160 with three warpgroups and of 232 with two. `dense`: every
+/// row sees every key, and no pages have to be found.
+constexpr Sm90Tile sm90_tile(int rows, const HeadDims& dims, bool dense, int shared_limit) {
   const int widest = std::max(dims.d, dims.dv);
-  Sm90Tile tile{{64, 4, 64}, 2};
-  if (rows > 64) tile = {{128, 8, 80}, 4};
-  if (rows > 64 && widest <= 128) tile.shape.keys = masked ? 128 : 176;
-  if (rows > 64 && widest == 64) tile.shape = {192, 12, 128};
-  if (const char* t = std::getenv(rows > 64 ? "OCTAVO_T" : "OCTAVO_T64")) {
-    int g = 0;
-    std::sscanf(t, "%d,%d,%d", &g, &tile.shape.keys, &tile.stages);
-    tile.shape.rows = 64 * g;
-    tile.shape.warps = 4 * g;
-  }
+  Sm90Tile tile{{kMostRows, 12, 80}, 4};
+  if (widest == 64) tile.shape.keys = 128;
+  if (widest > 64 && widest <= 128 && dense) tile.shape = {128, 8, 176};
+  if (widest > 128) tile.shape = {128, 8, 80};
+  if (rows <= 64) tile = {{64, 4, 64}, 2};
   while (tile.stages > 2 && sm90_shared_bytes(tile, dims) > shared_limit) --tile.stages;
   return tile;
 }

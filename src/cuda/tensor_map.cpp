@@ -1,7 +1,5 @@
 #include "cuda/tensor_map.h"
 
-#include <algorithm>
-#include <cstdlib>
 #include <limits>
 
 #include "cuda/driver.h"
@@ -37,8 +35,9 @@ TensorMap tensor_map(const KvView& view, int rows) {
   const std::uint32_t box[] = {64, static_cast<std::uint32_t>(rows), 1, 1};
   const std::uint32_t steps[] = {1, 1, 1, 1};
   TensorMap map;
+  // Without promotion in L2: a row of 256 bytes is two boxes', and would be fetched twice.
   check(driver().encode_tensor_map(&map, TensorMapType::uint16, 4, view.data, shape, strides, box,
-                                   steps, 0, TensorMapSwizzle::bytes_128, static_cast<TensorMapPromotion>(std::getenv("OCTAVO_PROMO") ? std::atoi(std::getenv("OCTAVO_PROMO")) : 0), 0),
+                                   steps, 0, TensorMapSwizzle::bytes_128, 0, 0),
         "cuTensorMapEncodeTiled", "for boxes of ", rows, " tokens");
   return map;
 }

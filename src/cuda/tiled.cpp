@@ -9,7 +9,7 @@ namespace octavo::cuda {
 namespace {
 
 constexpr int kMergeThreads = 128;
-constexpr std::int64_t kMostMergeBlocks = 16;  // of a tile of rows
+constexpr std::int64_t kMostMergeBlocks = 16;      // of a tile of rows
 constexpr std::int64_t kMostInSecondAxis = 65535;  // of a grid
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
@@ -147,7 +147,6 @@ void TiledLaunch::launch(const StreamCall& call, TiledParams& tiled, const void*
   // Blocks of few rows wait for memory, where the heads of a token are neighbours. Those of many
   // read the keys of a head again and again, from a cache.
   tiled.heads_first = of_.tile.rows <= 64 && units.all <= kMostInSecondAxis ? 1 : 0;
-  if (std::getenv("OCTAVO_HF")) tiled.heads_first = 0;
   const auto grid = [&](std::int64_t x, std::int64_t z) {
     return Grid{static_cast<std::uint32_t>(x), static_cast<std::uint32_t>(p.hkv),
                 static_cast<std::uint32_t>(z)};

@@ -42,8 +42,8 @@ struct HeadDims {
   int slices = 1;  ///< of V, each for a thread block
 };
 
-/// The launches of a problem, of tiles of `rows` rows, rising, as far as `tile_of` has one. Invariant
-/// problems have one tile for all rows, the largest.
+/// The launches of a problem, of tiles of `rows` rows, rising, as far as `tile_of` has one.
+/// Invariant problems have one tile for all rows, the largest.
 std::vector<RowClass> row_classes(const Problem& problem, std::initializer_list<int> rows,
                                   const std::function<TileShape(int rows)>& tile_of);
 

@@ -113,9 +113,9 @@ bool CodeStore::add_to_pack(const Variant& variant, int architecture) const {
   const FileLock lock(packed.string() + ".lock");
   const std::optional<Entry> there = read_entry(packed, key);
   if (there && there->compiler == compiler.version) return false;
-  write_entry(packed,
-              {key, compiler.version,
-               compile(compiler, files, variant, target_of(variant, architecture), settings_.limit)});
+  write_entry(packed, {key, compiler.version,
+                       compile(compiler, files, variant, target_of(variant, architecture),
+                               settings_.limit)});
   return true;
 }
 

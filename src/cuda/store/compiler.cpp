@@ -1,7 +1,6 @@
 #include "cuda/store/compiler.h"
 
 #include <cctype>
-#include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -86,7 +85,6 @@ bool spills(std::string_view log) {
 
 /// What is wrong with code that the compiler took; empty if nothing is.
 std::string_view defect(std::string_view log, const Variant& variant) {
-  if (std::getenv("OCTAVO_NODEFECT")) return {};
   if (!variant.may_spill && spills(log)) return "registers spill";
   for (const std::string_view sign : {"wgmma.mma_async instructions are serialized", "(C7510)",
                                       "(C7517)", "(C7519)", "(C7520)"}) {

@@ -82,16 +82,15 @@ struct Walk {
 
 }  // namespace
 
-/// Grid: units (tiles of rows times splits) that the batch may have, KV heads (or the other way round
-/// if p.heads_first), slices of V.
+/// Grid: units (tiles of rows times splits) that the batch may have, KV heads (or the other way
+/// round if p.heads_first), slices of V.
 extern "C" __global__ void __launch_bounds__(kThreads)
     octavo_portable(const __grid_constant__ PortableParams p) {
   extern __shared__ __align__(128) unsigned char memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory);
-  const Place place =
-      find_place(p.attention, unit_of_block(p), [&](int32_t q_len, int32_t kv_len) {
-        return tiling_of<kRows, kKeys>(p, q_len, kv_len).units();
-      });
+  const Place place = find_place(p.attention, unit_of_block(p), [&](int32_t q_len, int32_t kv_len) {
+    return tiling_of<kRows, kKeys>(p, q_len, kv_len).units();
+  });
   if (place.request < 0) return;
   const RowTile tile = row_tile<kRows, kKeys>(p, place);
   const int32_t split = place.unit % tile.tiling.splits;
@@ -150,8 +149,8 @@ extern "C" __global__ void __launch_bounds__(kThreads)
 
   const Slice slice{first_column, min(kDv, a.dv - first_column)};
   if (shared.rows.tile.is_split()) {
-    const int64_t index =
-        partials_before<kRows, kKeys>(p, shared.rows.tile.place.request) + shared.rows.tile.place.unit;
+    const int64_t index = partials_before<kRows, kKeys>(p, shared.rows.tile.place.request) +
+                          shared.rows.tile.place.unit;
     write_partial(shared.rows.tile, walk.softmax, walk.sums, slice,
                   partial_at<kRows>(p, index, kv_head));
   } else {

@@ -3,8 +3,8 @@
 // are not read: zeros stand for them.
 #pragma once
 
-#include "portable/shared.h"
 #include "portable/params.h"
+#include "portable/shared.h"
 #include "ptx/cp_async.h"
 
 namespace octavo::cuda {

@@ -1,5 +1,5 @@
-// mbarrier: barriers in shared memory that count arrivals of threads and bytes of bulk copies, since
-// sm_90. A barrier's phases have parities 0, 1, 0, 1 ...
+// mbarrier: barriers in shared memory that count arrivals of threads and bytes of bulk copies,
+// since sm_90. A barrier's phases have parities 0, 1, 0, 1 ...
 #pragma once
 
 #include "ptx/ldmatrix.h"

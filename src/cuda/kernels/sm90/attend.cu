@@ -1,8 +1,8 @@
 // Attention on Hopper's tensor cores: wgmma, with tiles of K and V that TMA brings from pages.
 //
 // A thread block takes a tile of rows (query tokens times the heads of a GQA group) of one request
-// and KV head, and a split of its keys. Its warpgroups have 64 rows each; four warps more load tiles
-// of K and V into rings and inspect the tiles of V at a mask's edge:
+// and KV head, and a split of its keys. Its warpgroups have 64 rows each; four warps more load
+// tiles of K and V into rings and inspect the tiles of V at a mask's edge:
 //
 //   K        loads 0 1 2 3 ...          k_full  ->  S = Q . K^T   k_empty ->
 //   V        loads 0 1 2 3 ...          v_full  ->  O += P . V    v_empty ->
@@ -43,8 +43,7 @@ class Walk {
 
   __device__ void run() {
     if (group_ == kWarpgroups - 1) end_turn();
-    const KeyRange seen =
-        SeenKeys(p_, shared_.rows.tile, group_ * kRowsOfGroup, kRowsOfGroup).some;
+    const KeyRange seen = SeenKeys(p_, shared_.rows.tile, group_ * kRowsOfGroup, kRowsOfGroup).some;
     int32_t begin = 0;
     int32_t end = 0;
     if (seen.end > max(seen.begin, b_.first)) {
@@ -106,8 +105,8 @@ class Walk {
     release(shared_.v_empty, end - 1);
   }
 
-  // Warpgroups take turns in issuing products, in their order, so that the softmax of one runs while
-  // the tensor cores work for another.
+  // Warpgroups take turns in issuing products, in their order, so that the softmax of one runs
+  // while the tensor cores work for another.
   __device__ void begin_turn() const {
     if constexpr (kWarpgroups == 1) return;
     sync_threads(kFirstTurn + group_, 2 * kGroupThreads);
@@ -195,11 +194,11 @@ __device__ void load(const Sm90Params& p, Shared& shared) {
   const AttentionParams& a = p.attention;
   const int warp = warp_of_block() - kWarps;
   if (warp == 0) {
-    load_tiles(p, shared, {a.k, p.k_map, a.d, kKeySlabs, shared.k[0][0], shared.k_full,
-                           shared.k_empty});
+    load_tiles(p, shared,
+               {a.k, p.k_map, a.d, kKeySlabs, shared.k[0][0], shared.k_full, shared.k_empty});
   } else if (warp == 1) {
-    load_tiles(p, shared, {a.v, p.v_map, a.dv, kValueSlabs, shared.v[0][0], shared.v_full,
-                           shared.v_empty});
+    load_tiles(p, shared,
+               {a.v, p.v_map, a.dv, kValueSlabs, shared.v[0][0], shared.v_full, shared.v_empty});
   } else {
     inspect_values(shared, static_cast<int>(threadIdx.x) - kThreads - 2 * kWarp);
   }
@@ -210,8 +209,7 @@ __device__ void finish(const Sm90Params& p, const Walk& walk, Shared& shared) {
   const int32_t kv_head = shared.block.kv_head;
   const Slice slice{0, p.attention.dv};
   if (tile.is_split()) {
-    const int64_t index =
-        partials_before<kRows, kKeys>(p, tile.place.request) + tile.place.unit;
+    const int64_t index = partials_before<kRows, kKeys>(p, tile.place.request) + tile.place.unit;
     write_partial(tile, walk.softmax(), walk.sums(), slice, partial_at<kRows>(p, index, kv_head));
     return;
   }
@@ -235,10 +233,9 @@ extern "C" __global__ void __launch_bounds__(kBlockThreads, kWarpgroups == 1 ? 2
     octavo_sm90(const __grid_constant__ Sm90Params p) {
   extern __shared__ __align__(1024) unsigned char memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory);
-  const Place place =
-      find_place(p.attention, unit_of_block(p), [&](int32_t q_len, int32_t kv_len) {
-        return tiling_of<kRows, kKeys>(p, q_len, kv_len).units();
-      });
+  const Place place = find_place(p.attention, unit_of_block(p), [&](int32_t q_len, int32_t kv_len) {
+    return tiling_of<kRows, kKeys>(p, q_len, kv_len).units();
+  });
   if (place.request < 0) return;
   const RowTile tile = row_tile<kRows, kKeys>(p, place);
   const int32_t split = place.unit % tile.tiling.splits;
@@ -258,7 +255,8 @@ extern "C" __global__ void __launch_bounds__(kBlockThreads, kWarpgroups == 1 ? 2
     return;
   }
   grow_registers<kRowRegisters>();
-  store_queries(p, shared.rows.tile, shared.block.kv_head, shared.rows.logit.negative ? 0x80008000u : 0u, shared);
+  store_queries(p, shared.rows.tile, shared.block.kv_head,
+                shared.rows.logit.negative ? 0x80008000u : 0u, shared);
   fence_async_proxy();
   sync_threads(kRowThreads, kThreads);
   Walk walk(p, shared);

@@ -1,5 +1,5 @@
-// Tiles of V that not every row sees as a whole: what no row sees becomes 0, because 0 times garbage
-// is not 0, and infinite and NaN values that only some rows see are found.
+// Tiles of V that not every row sees as a whole: what no row sees becomes 0, because 0 times
+// garbage is not 0, and infinite and NaN values that only some rows see are found.
 #pragma once
 
 #include "ptx/math.h"
@@ -55,8 +55,7 @@ __device__ inline void settle_specials(const TiledParams& p, Shared& shared, int
   if (!shared.v_special[clean.stage][0] && !shared.v_special[clean.stage][1]) return;
   unsigned char* values = shared.v[Turn(i).stage][0];
   add_specials(sums, p, shared.rows, shared.block.first_of(i), [&](int key, int column) {
-    return values + column / kSlabColumns * kSlabBytes +
-           swizzled(key, column % kSlabColumns * 2);
+    return values + column / kSlabColumns * kSlabBytes + swizzled(key, column % kSlabColumns * 2);
   });
   sync_threads(kRowThreads, kThreads);
   for (int at = static_cast<int>(threadIdx.x); at < kValueSlabs * kSlabBytes / 4; at += kThreads) {

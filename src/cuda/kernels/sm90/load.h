@@ -121,8 +121,7 @@ __device__ inline void load_rows(const Sm90Params& p, const Shared& shared, cons
   }
 }
 
-__device__ inline void load_tiles(const Sm90Params& p, const Shared& shared,
-                                  const Source& from) {
+__device__ inline void load_tiles(const Sm90Params& p, const Shared& shared, const Source& from) {
   if (p.box_rows > 0) {
     load_boxes(p, shared, from);
   } else {

@@ -17,8 +17,7 @@ __device__ constexpr int piece_of(int columns) {
 
 /// Of the warpgroup's rows with 16 columns of a tile of keys, in pieces.
 template <int First = 0>
-__device__ inline void multiply_keys_step(Scores& scores, TileHandle q, TileHandle keys,
-                                          int adds) {
+__device__ inline void multiply_keys_step(Scores& scores, TileHandle q, TileHandle keys, int adds) {
   constexpr int kPiece = piece_of(kKeys - First);
   multiply_shared<kHalf, kPiece>(&scores[0][First / 8], q, advance(keys, First * kRowBytes), adds);
   if constexpr (First + kPiece < kKeys) {

@@ -1,5 +1,5 @@
-// A thread block's shared memory: tiles of Q, K and V in slabs of 64 columns. A slab has rows of 128
-// bytes, whose eight 16-byte chunks are permuted as ptx/wgmma.h says.
+// A thread block's shared memory: tiles of Q, K and V in slabs of 64 columns. A slab has rows of
+// 128 bytes, whose eight 16-byte chunks are permuted as ptx/wgmma.h says.
 #pragma once
 
 #include "ptx/mbarrier.h"
@@ -39,12 +39,14 @@ struct Shared {
   Barrier k_empty[kStages];
   Barrier v_full[kStages];
   Barrier v_empty[kStages];
-  Barrier v_clean[kStages];  ///< of inspected tiles alone, which take them in turn
+  Barrier v_clean[kStages];    ///< of inspected tiles alone, which take them in turn
   bool v_special[kStages][2];  ///< beside v_clean: an inspecting warp saw infinite or NaN values
 };
 
 /// Where a byte of a slab's row stands.
-__device__ inline int swizzled(int row, int byte) { return row * kRowBytes + (byte ^ (row % 8) << 4); }
+__device__ inline int swizzled(int row, int byte) {
+  return row * kRowBytes + (byte ^ (row % 8) << 4);
+}
 
 /// Place and phase of number `i` of what goes through a ring of kStages.
 struct Turn {

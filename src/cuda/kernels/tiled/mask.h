@@ -1,10 +1,10 @@
 // Scores of a tile on their way to the softmax: soft cap, ALiBi, mask.
 #pragma once
 
+#include "ptx/math.h"
 #include "tiled/finite.h"
 #include "tiled/fragments.h"
 #include "tiled/rows.h"
-#include "ptx/math.h"
 
 namespace octavo::cuda {
 
@@ -37,7 +37,8 @@ __device__ inline void add_alibi(Scores& scores, const Rows& rows, int32_t first
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           float& score = scores[b][n][2 * half + i];
-          score = fmaf(slope, static_cast<float>(distance + n * 8 + i), score * rows.logit.alibi_scale);
+          score =
+              fmaf(slope, static_cast<float>(distance + n * 8 + i), score * rows.logit.alibi_scale);
         }
       }
     }
@@ -58,8 +59,7 @@ __device__ inline void hide_by_bits(float (&scores)[kKeyTiles][4], int half, con
 }
 
 /// Hides the keys that a row does not see. `first`: the first key of the tile.
-__device__ inline void hide(Scores& scores, const TiledParams& p, const Rows& rows,
-                            int32_t first) {
+__device__ inline void hide(Scores& scores, const TiledParams& p, const Rows& rows, int32_t first) {
   const RowTile& tile = rows.tile;
 #pragma unroll
   for (int b = 0; b < kBlocks; ++b) {

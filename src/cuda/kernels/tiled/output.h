@@ -48,8 +48,8 @@ __device__ inline void write_partial(const RowTile& tile, const Softmax& softmax
 
 /// One 16-bit row of this lane's fragments.
 template <Half Kind, typename Staged>
-__device__ inline void stage_row(const Staged& staged, int row,
-                                 const float (&sums)[kValueTiles][4], int half, float factor) {
+__device__ inline void stage_row(const Staged& staged, int row, const float (&sums)[kValueTiles][4],
+                                 int half, float factor) {
   const int i = 2 * half;
 #pragma unroll
   for (int n = 0; n < kValueTiles; n += 2) {

@@ -9,8 +9,8 @@
 namespace octavo::cuda {
 
 /// Where a row of Q begins, in elements.
-__device__ inline int64_t query_offset(const TiledParams& p, const RowTile& tile,
-                                       int32_t kv_head, int row) {
+__device__ inline int64_t query_offset(const TiledParams& p, const RowTile& tile, int32_t kv_head,
+                                       int row) {
   const Quotient at = divide(tile.first_row + row, p.group);
   const int64_t head = int64_t{kv_head} * p.group.value + at.remainder;
   return (int64_t{tile.place.q_begin} + at.quotient) * p.attention.q_token_stride +

@@ -3,8 +3,8 @@
 
 #include "common/elements.h"
 #include "common/logits.h"
-#include "tiled/partials.h"
 #include "ptx/math.h"
+#include "tiled/partials.h"
 
 namespace octavo::cuda {
 

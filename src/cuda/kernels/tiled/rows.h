@@ -17,8 +17,7 @@ struct Rows {
 
 /// By `threads` threads, of which this is number `thread`.
 __device__ inline void describe_rows(const TiledParams& p, const RowTile& tile, int32_t kv_head,
-                                     const LogitScale& logit, int thread, int threads,
-                                     Rows& rows) {
+                                     const LogitScale& logit, int thread, int threads, Rows& rows) {
   const AttentionParams& a = p.attention;
   for (int row = thread; row < kRows; row += threads) {
     const Quotient at = divide(tile.first_row + min(row, tile.rows - 1), p.group);

@@ -1,8 +1,8 @@
 // The softmax as keys come in, a tile at a time. Logits are in units of log2.
 #pragma once
 
-#include "tiled/mask.h"
 #include "ptx/math.h"
+#include "tiled/mask.h"
 
 namespace octavo::cuda {
 

@@ -77,8 +77,8 @@ __device__ inline int32_t head_of_block(const TiledParams& p) {
 }
 
 /// Later tokens see later keys, whatever the mask.
-__device__ inline KeyRange keys_of_rows(const TiledParams& p, const Place& place,
-                                        int32_t first_row, int32_t last_row) {
+__device__ inline KeyRange keys_of_rows(const TiledParams& p, const Place& place, int32_t first_row,
+                                        int32_t last_row) {
   const int32_t first = place.position(divide(first_row, p.group).quotient);
   const int32_t last = place.position(divide(last_row, p.group).quotient);
   const int32_t begin = visible_keys(p.attention, first, place.kv_len).begin;
