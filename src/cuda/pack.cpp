@@ -6,6 +6,7 @@
 #include "core/text.h"
 #include "cuda/append.h"
 #include "cuda/kernels.h"
+#include "cuda/merge_states.h"
 #include "cuda/run_check.h"
 #include "cuda/table.h"
 #include "octavo/error.h"
@@ -96,7 +97,7 @@ std::vector<Variant> needed_variants(const Problem& problem, int architecture,
 std::vector<Variant> default_variants(int architecture, std::string_view kernel) {
   const Device device = typical_device(architecture);
   std::vector<Variant> all;
-  if (kernel.empty()) all = {append_variant(), check_variant()};
+  if (kernel.empty()) all = {append_variant(), check_variant(), merge_states_variant()};
   for (const KernelInfo& info : named(kernel)) {
     for (const Problem& problem : common_problems()) {
       if (info.supports(problem, device).reasons().empty()) {
