@@ -36,11 +36,11 @@ void require_cascadable(const Problem& p, Support& s) {
   const std::int64_t longest = p.max_kv_len();
   s.require(p.prefix > 0, "needs a prefix that requests share, has prefix=0");
   s.require(!p.invariant, "cannot keep an invariant row's bits: they depend on the prefix");
-  s.require(!p.alibi, "cannot do alibi");
+  s.require(!p.alibi, "cannot do alibi: rows of one request have their positions from its end");
   s.require(p.mask.kind != MaskKind::bits, "cannot do mask=bits: it may hide keys of the prefix");
   s.require(p.mask.kind != MaskKind::window || p.mask.left < 0 || longest <= p.mask.left + 1,
-            "the window of ", p.mask.left, " keys to the left hides keys of the prefix from rows at ",
-            longest - 1);
+            "the window of ", p.mask.left,
+            " keys to the left hides keys of the prefix from rows at ", longest - 1);
   s.require(p.mask.kind != MaskKind::chunked || longest <= p.mask.chunk, "chunks of ", p.mask.chunk,
             " keys hide the prefix from rows at ", longest - 1);
 }
