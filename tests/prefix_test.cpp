@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "core/kernel.h"
 #include "octavo/octavo.h"
 #include "paged_case.h"
 
@@ -35,14 +36,12 @@ TEST(Prefix, HasToBeWholePagesBeforeTheQueries) {
 /// Why cpu_cascade refuses; empty if it does not.
 std::string refusal(const std::string& rest) {
   const std::string text = "paged q=f32 hq=2 hkv=1 d=8 q_len=1 kv_len=40,100 " + rest;
-  for (const Candidate& candidate : select(Problem::parse(text), Device::cpu()).candidates()) {
-    if (candidate.cost_us != 0 || candidate.reasons.empty()) continue;
-    if (candidate.reasons[0].find("AVX") == std::string::npos &&
-        candidate.reasons[0].find("AMX") == std::string::npos) {
-      return candidate.reasons[0];
-    }
+  const Selection selection = select(Problem::parse(text), Device::cpu());
+  for (const Candidate& candidate : selection.candidates()) {
+    if (candidate.kernel->name != "cpu_cascade") continue;
+    return candidate.reasons.empty() ? "" : candidate.reasons[0];
   }
-  return "";
+  return "there is no such kernel";
 }
 
 TEST(Prefix, IsComputedApartWhereAllRowsSeeIt) {

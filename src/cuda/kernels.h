@@ -8,10 +8,12 @@
 
 namespace octavo::cuda {
 
+KernelInfo cascade();
 KernelInfo portable();
 KernelInfo reference();
 
 // What each kernel runs for a problem that it supports.
+std::vector<Variant> cascade_variants(const Problem& problem, const Device& device);
 std::vector<Variant> portable_variants(const Problem& problem, const Device& device);
 std::vector<Variant> reference_variants(const Problem& problem, const Device& device);
 

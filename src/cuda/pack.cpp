@@ -21,6 +21,7 @@ struct PackedKernel {
 
 /// One for each kernel of the table.
 constexpr PackedKernel kPacked[] = {
+    {"cuda_cascade", cascade_variants},
     {"cuda_portable", portable_variants},
     {"cuda_reference", reference_variants},
 };
