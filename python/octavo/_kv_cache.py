@@ -358,9 +358,11 @@ def _host(name: str, array: Any) -> Any:
 
 
 def _integers(name: str, values: Any) -> Any:
-    """Integers of any kind, as a dense int32 numpy array."""
+    """Integers of any kind in host memory, as a dense int32 numpy array."""
     import numpy
 
+    if device_of(values) != "cpu":
+        raise InvalidArgumentError(f"{name} is on {device_of(values)}: must be in host memory")
     array = numpy.asarray(values)
     if array.size == 0:
         return numpy.empty(0, numpy.int32)

@@ -107,7 +107,7 @@ def test_what_is_refused():
     request, _ = cache.admit(range(3))
     with pytest.raises(octavo.InvalidArgumentError, match="k is on cpu: the cache is on cuda:0"):
         cache.append([request], rows(3), rows(3).to(DEVICE))
-    with pytest.raises(octavo.InvalidArgumentError, match="prompt"):
+    with pytest.raises(octavo.InvalidArgumentError, match="prompt is on cuda:0: must be in host"):
         cache.admit(torch.arange(3, device=DEVICE))
     with pytest.raises(octavo.InvalidArgumentError, match="like is on cpu: device='cuda:0'"):
         octavo.KVCache(pages=1, hkv=1, d=8, device=DEVICE, like=torch.empty(0))
