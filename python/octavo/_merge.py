@@ -49,14 +49,25 @@ def merge_states(
         require_no_gradient(parts=parts)
     if parts.ndim != 4:
         raise InvalidArgumentError(f"parts has {parts.ndim} dimensions: must have 4")
+    name = dtype_name(out_dtype or (parts if out is None else out).dtype)
+    if out is not None and name != dtype_name(out.dtype):
+        raise InvalidArgumentError(f"out_dtype={name}: out is {dtype_name(out.dtype)}")
+    if is_torch(parts):
+        from . import torch as operators
+
+        if out is None and lse is None:  # the operator that makes both can be traced
+            return operators.merge_states(parts, parts_lse, name)
     if out is None:
-        out = empty(tuple(parts.shape[1:]), dtype_name(out_dtype or parts.dtype), parts)
-    elif out_dtype is not None and dtype_name(out_dtype) != dtype_name(out.dtype):
-        raise InvalidArgumentError(
-            f"out_dtype={dtype_name(out_dtype)}: out is {dtype_name(out.dtype)}"
-        )
+        out = empty(tuple(parts.shape[1:]), name, parts)
     if lse is None:
         lse = empty(tuple(parts.shape[1:3]), "f32", parts)
+    run = operators.merge_states_out if is_torch(parts) else compute
+    run(parts, parts_lse, out, lse)
+    return out, lse
+
+
+def compute(parts: Any, parts_lse: Any, out: Any, lse: Any) -> None:
+    """Merges on whichever device the arrays are."""
     device = device_of(parts)
     arrays = {"parts": parts, "parts_lse": parts_lse, "out": out, "lse": lse}
     for name, array in arrays.items():
@@ -69,7 +80,6 @@ def merge_states(
     _octavo.merge_states(*(describe(n, array) for n, array in arrays.items()), device, stream)
     if device != "cpu" and framework_of(parts) == "jax":
         wait(device)
-    return out, lse
 
 
 def _is_f32(array: Any) -> bool:

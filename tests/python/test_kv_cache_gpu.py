@@ -136,3 +136,24 @@ def test_merge_states(dtype):
     bound = 4 * torch.finfo(dtype).eps
     torch.testing.assert_close(out.cpu(), expected, rtol=bound, atol=bound)
     torch.testing.assert_close(lse.cpu(), expected_lse, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel", ["", "cuda_cascade"])
+def test_a_prefix_that_requests_share(kernel):
+    generator = torch.Generator().manual_seed(2)
+    k, v = (torch.randn(20, PAGE, HKV, D, generator=generator).half() for _ in range(2))
+    q = torch.randn(7, HQ, D, generator=generator).half()
+    table = torch.tensor([[9, 3, 7, 0], [9, 3, 1, 2], [9, 3, 5, 6]], dtype=torch.int32)
+    q_lens, kv_lens = torch.tensor([1, 2, 4], dtype=torch.int32), torch.tensor([9, 14, 11], dtype=torch.int32)
+    prefix = octavo.common_prefix(table, q_lens, kv_lens, PAGE)
+    assert prefix == 8
+    lengths = {"q_lens": q_lens, "kv_lens": kv_lens, "page_table": table}
+    expected, expected_lse = octavo.attention(
+        q.float(), k.float(), v.float(), **lengths, mask="causal", return_lse=True
+    )
+    out, lse = octavo.attention(
+        *(x.to(DEVICE) for x in (q, k, v)), **{n: x.to(DEVICE) for n, x in lengths.items()},
+        mask="causal", return_lse=True, prefix=prefix, kernel=kernel,
+    )  # fmt: skip
+    torch.testing.assert_close(out.cpu().float(), expected, rtol=0, atol=2e-3)
+    torch.testing.assert_close(lse.cpu(), expected_lse, rtol=0, atol=2e-3)

@@ -137,3 +137,21 @@ def test_prefixes_that_are_not_there():
         batch.run(prefix=24)
     with pytest.raises(octavo.UnsupportedError, match="cannot do alibi"):
         batch.run(prefix=16, kernel="cpu_cascade", alibi_slopes=np.ones(6, np.float32))
+
+
+def test_torch_compile_takes_both_whole():
+    batch = Shared(16, own=[1, 9], q_lens=[1, 2])
+    q, k, v, table = (torch.from_numpy(x) for x in (batch.q, batch.k, batch.v, batch.table))
+    lens = torch.tensor(batch.q_lens), torch.tensor(batch.kv_lens)
+
+    def step(q, k, v, table):
+        out, lse = octavo.attention(
+            q, k, v, q_lens=lens[0], kv_lens=lens[1], page_table=table, mask="causal", prefix=16,
+            return_lse=True,
+        )  # fmt: skip
+        return octavo.merge_states(torch.stack((out, out)), torch.stack((lse, lse)))
+
+    for compiled, eager in zip(
+        torch.compile(step, fullgraph=True, backend="eager")(q, k, v, table), step(q, k, v, table)
+    ):
+        torch.testing.assert_close(compiled, eager)
