@@ -66,9 +66,11 @@ std::vector<Problem> common_problems() {
     for (const std::string types : {"q=bf16 kv=bf16", "q=f16 kv=f16", "q=bf16 kv=e4m3"}) {
       for (const std::string mask : {"none", "causal"}) {
         for (const std::string q_len : {"1", "4096"}) {
-          problems.push_back(
-              Problem::parse(concat("paged pool=split ", types, " hq=32 hkv=8 ", dims,
-                                    " mask=", mask, " q_len=", q_len, " kv_len=8192")));
+          for (const std::string prefix : {"0", "4096"}) {
+            problems.push_back(Problem::parse(concat("paged pool=split ", types, " hq=32 hkv=8 ",
+                                                     dims, " mask=", mask, " q_len=", q_len,
+                                                     " kv_len=8192 prefix=", prefix)));
+          }
         }
       }
     }
