@@ -157,7 +157,10 @@ std::string_view Plan::kernel() const { return kernel_->name; }
 std::size_t Plan::workspace_size() const {
   return code_ ? code_->workspace() : kernel_->workspace(*problem_);
 }
-DType Plan::weights() const { return kernel_->weights; }
+DType Plan::weights() const {
+  const auto fits = [](DType dtype) { return dtype == DType::bf16 || is_fp8(dtype); };
+  return fits(problem_->q) && fits(problem_->kv) ? kernel_->weights : DType::f32;
+}
 
 void Plan::run(const Arguments& arguments, Executor& executor) const {
   require_argument(!code_, "an executor is given: the plan runs on ", device_.id,

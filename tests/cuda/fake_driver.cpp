@@ -15,7 +15,9 @@
 #include <vector>
 
 #include "cuda/kernels/append/params.h"
+#include "cuda/kernels/cascade/params.h"
 #include "cuda/kernels/check/params.h"
+#include "cuda/kernels/merge_states/params.h"
 #include "cuda/kernels/portable/params.h"
 #include "cuda/kernels/reference/params.h"
 #include "cuda/kernels/sm90/params.h"
@@ -70,7 +72,9 @@ struct FakeFunction {
 };
 constexpr FakeFunction kFunctions[] = {
     {"octavo_append", sizeof(octavo::cuda::AppendParams)},
+    {"octavo_cascade_split", sizeof(octavo::cuda::CascadeParams)},
     {"octavo_check_arguments", sizeof(octavo::cuda::CheckParams)},
+    {"octavo_merge_states", sizeof(octavo::cuda::MergeStatesParams)},
     {"octavo_merge_splits", sizeof(octavo::cuda::TiledParams)},
     {"octavo_portable", sizeof(octavo::cuda::PortableParams)},
     {"octavo_reference", sizeof(octavo::cuda::ReferenceParams)},
