@@ -16,7 +16,7 @@ from ._errors import (
     UnavailableError,
     UnsupportedError,
 )
-from ._kv_cache import Admission, CacheStatistics, KVCache, Rope, rope_table, rotate
+from ._kv_cache import Admission, CacheStatistics, KVCache, Rope, rope_table, rotate, store
 from ._plan import Plan, explain, kernels, plan
 
 __version__ = "0.1.0"
@@ -40,4 +40,5 @@ __all__ = [
     "plan",
     "rope_table",
     "rotate",
+    "store",
 ]
