@@ -23,22 +23,42 @@ OWN, OCTAVO = "CPU_ATTN", "Octavo"
 PAGE = {OWN: 128, OCTAVO: 16}
 
 
-class Attention:
-    """Seconds in the methods of vLLM's attention: K and V into the cache, a step's plan, the layers."""
+class Steps:
+    """Seconds of an engine's steps, and of the methods of vLLM's attention in them: the plan of a step, K and
+    V into the cache, the layers. Steps that compute a prompt's tokens are apart from those that do not."""
 
     def __init__(self, backend) -> None:
-        self.seconds = 0.0
+        self.clear()
         impl, builder = backend.get_impl_cls(), backend.get_builder_cls()
-        for owner, name in ((impl, "forward"), (impl, "do_kv_cache_update"), (builder, "build")):
-            setattr(owner, name, self._timed(getattr(owner, name)))
+        builder.build = self._timed(builder.build, self._begin)
+        for name in ("forward", "do_kv_cache_update"):
+            setattr(impl, name, self._timed(getattr(impl, name)))
 
-    def _timed(self, method):
+    def clear(self) -> None:
+        self.seconds = {"prompt": 0.0, "new": 0.0}
+        self.attention = {"prompt": 0.0, "new": 0.0}
+        self._kind, self._since = "", 0.0
+
+    def end(self) -> None:
+        """A step ends where the next one is planned."""
+        now = time.perf_counter()
+        if self._kind:
+            self.seconds[self._kind] += now - self._since
+        self._since = now
+
+    def _begin(self, builder, common_prefix_len, batch, *_, **__) -> None:
+        self.end()
+        self._kind = "prompt" if batch.max_query_len > 1 else "new"
+
+    def _timed(self, method, before=None):
         def timed(*arguments, **named):
+            if before is not None:
+                before(*arguments, **named)
             begin = time.perf_counter()
-            try:
-                return method(*arguments, **named)
-            finally:
-                self.seconds += time.perf_counter() - begin
+            result = method(*arguments, **named)
+            if self._kind:
+                self.attention[self._kind] += time.perf_counter() - begin
+            return result
 
         return timed
 
@@ -60,22 +80,28 @@ def measure(options: argparse.Namespace) -> list[dict]:
         enforce_eager=True,
         seed=0,
     )
-    attention = Attention(AttentionBackendEnum.CPU_ATTN.get_class())
+    steps = Steps(AttentionBackendEnum.CPU_ATTN.get_class())
     generator = torch.Generator().manual_seed(0)
+
+    def generate(requests: int, prompt: int, new: int) -> float:
+        ids = torch.randint(100, 1000, (requests, prompt), generator=generator)
+        parameters = SamplingParams(
+            temperature=0, max_tokens=new, ignore_eos=True, detokenize=False
+        )
+        steps.clear()
+        begin = time.perf_counter()
+        llm.generate([{"prompt_token_ids": row.tolist()} for row in ids], parameters, use_tqdm=False)
+        seconds = time.perf_counter() - begin
+        steps.end()
+        return seconds
+
     results = []
     for requests in options.requests:
-        ids = torch.randint(100, 1000, (requests, options.prompt), generator=generator)
-        prompts = [{"prompt_token_ids": row.tolist()} for row in ids]
-        result = {"requests": requests}
-        for phase, new in (("warm", 2), ("prefill", 1), ("whole", options.new)):
-            attention.seconds = 0.0
-            parameters = SamplingParams(
-                temperature=0, max_tokens=new, ignore_eos=True, detokenize=False
-            )
-            begin = time.perf_counter()
-            llm.generate(prompts, parameters, use_tqdm=False)
-            result[phase] = time.perf_counter() - begin
-            result[f"{phase}_attention"] = attention.seconds
+        generate(requests, 32, 8)
+        whole = generate(requests, options.prompt, options.new)
+        result = {"whole": whole}
+        for kind, seconds in steps.seconds.items():
+            result |= {kind: seconds, f"{kind} attention": steps.attention[kind]}
         results.append(result)
     return results
 
@@ -97,24 +123,24 @@ def in_process(octavo: bool) -> list[dict]:
 
 
 def report(options: argparse.Namespace, runs: dict[str, list[list[dict]]]) -> None:
-    print("requests  attention    prompt tok/s  new tok/s  generated/s  in attention: prompt    new")
+    print("                      tokens/s                 share of attention")
+    print("requests  attention   prompt    new   whole    prompt     new   whole")
     for index, requests in enumerate(options.requests):
-        medians = {}
         for name, all_runs in runs.items():
             cases = [run[index] for run in all_runs]
-            values = {key: statistics.median(case[key] for case in cases) for key in cases[0]}
-            decode = values["whole"] - values["prefill"]
-            share = (values["whole_attention"] - values["prefill_attention"]) / decode
-            medians[name] = values["whole"]
+            s = {key: statistics.median(case[key] for case in cases) for key in cases[0]}
+            shares = [s["prompt attention"] / s["prompt"], s["new attention"] / s["new"]]
+            shares.append((s["prompt attention"] + s["new attention"]) / s["whole"])
             print(
-                f"{requests:8}  {name:10}  {requests * options.prompt / values['prefill']:13.0f}"
-                f"  {requests * (options.new - 1) / decode:9.1f}"
-                f"  {requests * options.new / values['whole']:11.1f}"
-                f"  {values['prefill_attention'] / values['prefill']:20.1%}  {share:5.1%}"
+                f"{requests:8}  {name:9}  {requests * options.prompt / s['prompt']:7.0f}"
+                f"  {requests * (options.new - 1) / s['new']:5.1f}"
+                f"  {requests * options.new / s['whole']:6.2f}  "
+                + "".join(f"  {share:6.1%}" for share in shares)
             )
-        pairs = zip(runs[OWN], runs[OCTAVO], strict=True)
-        ratios = [own[index]["whole"] / ours[index]["whole"] for own, ours in pairs]
-        print(f"          whole job, {OWN} / Octavo by pairs: {' '.join(f'{r:.2f}' for r in ratios)}")
+        for part in ("whole", "new", "new attention", "prompt attention"):
+            pairs = zip(runs[OWN], runs[OCTAVO], strict=True)
+            ratios = sorted(own[index][part] / ours[index][part] for own, ours in pairs)
+            print(f"          {OWN} / {OCTAVO}, {part}: {' '.join(f'{r:.2f}' for r in ratios)}")
 
 
 def main() -> None:

@@ -42,8 +42,8 @@ std::unique_ptr<Executor> openmp_executor(const std::string& path);
 /// own.
 Executor& default_executor();
 
-/// Makes `executor` the default one, for good, but not in forked children, where its threads are
-/// not. Runs that have begun keep theirs.
-void set_default_executor(std::unique_ptr<Executor> executor);
+/// Makes `executor` the default one; null: the process's pool again. It is not taken in forked
+/// children, where its threads are not, and lives as long as runs may use it.
+void set_default_executor(Executor* executor);
 
 }  // namespace octavo

@@ -146,7 +146,10 @@ NB_MODULE(_octavo, m) {
            nb::arg("out_scale") = 1.0f, nb::arg("workspace") = nb::none(),
            nb::arg("stream") = nb::none());
   m.def(
-      "use_openmp", [](const std::string& path) { set_default_executor(openmp_executor(path)); },
+      "use_openmp",
+      [](const std::string& path) {  // for good
+        set_default_executor(openmp_executor(path).release());
+      },
       nb::arg("path"));
   m.def("threads", [] { return default_executor().concurrency(); });
   m.def("describe", &describe, nb::arg("array"));

@@ -109,14 +109,14 @@ void ThreadPool::parallel_for(std::int64_t count, const std::function<void(std::
 
 namespace {
 
-std::atomic<Executor*> chosen{nullptr};  // never destroyed: runs may use it
+std::atomic<Executor*> chosen{nullptr};
 std::atomic<pid_t> chooser{0};
 
 }  // namespace
 
-void set_default_executor(std::unique_ptr<Executor> executor) {
+void set_default_executor(Executor* executor) {
   chooser = getpid();
-  chosen = executor.release();
+  chosen = executor;
 }
 
 Executor& default_executor() {

@@ -1,6 +1,8 @@
 #include <dlfcn.h>
 
-#include "core/arguments.h"
+#include <memory>
+#include <string>
+
 #include "cpu/job.h"
 #include "octavo/error.h"
 #include "octavo/executor.h"

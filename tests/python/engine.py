@@ -78,6 +78,7 @@ def cases() -> dict[str, Case]:
         "llama": Case(llama),
         "llama-page-1": Case(llama, {"block_size": 1}),
         "llama-chunked-prefill": Case(llama, {"max_num_batched_tokens": 20, "max_num_seqs": 4}),
+        "llama-two-ranks": Case(llama, {"tensor_parallel_size": 2}),
         "llama-fp8": Case(llama, {"kv_cache_dtype": "fp8_e4m3"}),
         "llama-e5m2": Case(llama, {"kv_cache_dtype": "fp8_e5m2"}),
         "llama-bf16": Case(llama, {"dtype": "bfloat16"}),

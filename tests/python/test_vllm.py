@@ -17,10 +17,10 @@ OCTAVO_ONLY = ["llama-page-1", "llama-chunked-prefill"]
 ENCODERS = ["bert", "modernbert"]
 
 
-def run(folder: Path, octavo: bool, names: list[str]) -> dict:
+def run(folder: Path, octavo: bool, names: list[str], **environment: str) -> dict:
     done = subprocess.run(
         [sys.executable, Path(__file__).with_name("engine.py"), folder, *names],
-        env=os.environ | {"OCTAVO_VLLM": str(int(octavo))},
+        env=os.environ | {"OCTAVO_VLLM": str(int(octavo))} | environment,
         capture_output=True,
         text=True,
     )
@@ -90,6 +90,17 @@ def test_speculative_decoding_changes_no_token(on_octavo):
     assert 0 < speculative["accepted"] < speculative["draft"]
     for way in ("cold", "hit", "together"):
         assert speculative[way] == plain["cold"]
+
+
+def test_two_ranks_give_the_same_tokens(folder, on_octavo):
+    # A thread each: on the same few processors more would mostly wait for each other.
+    threads = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    ranks = result_of(run(folder, True, ["llama-two-ranks"], **threads), "llama-two-ranks")
+    one = result_of(on_octavo, "llama")
+    for way in ("cold", "hit", "together"):
+        assert ranks[way] == one[way]
+    assert ranks["cached"] == one["cached"]
+    assert distance(ranks, one) < 1e-4
 
 
 @pytest.mark.parametrize("name", ENCODERS)
