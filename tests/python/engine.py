@@ -20,6 +20,7 @@ os.environ |= {
     "VLLM_NO_USAGE_STATS": "1",
 }
 
+import tiny_whisper  # noqa: E402
 import torch  # noqa: E402
 import transformers  # noqa: E402
 from tokenizers import Tokenizer  # noqa: E402
@@ -193,18 +194,51 @@ def embed(case: Case, folder: Path) -> dict:
         exact = torch.nn.functional.normalize(first, dim=0)
         worst = max(worst, (torch.tensor(output.outputs.embedding) - exact).abs().max().item())
 
-    def attention_of(model) -> list[str]:
-        return [type(m.impl).__module__ for m in model.modules() if hasattr(m, "impl")]
+    return {"worst": worst, "attention": attention_of(llm)}
 
-    return {"worst": worst, "attention": llm.apply_model(attention_of)[0]}
+
+def attention_of(llm: LLM) -> list[str]:
+    """The modules of what computes the layers' attention, without vLLM's own classes around it."""
+
+    def modules(model) -> list[str]:
+        impls = [type(m.impl) for m in model.modules() if hasattr(m, "impl")]
+        return [
+            next(c.__module__ for c in impl.__mro__ if c.__name__ != "CrossAttentionImpl")
+            for impl in impls
+        ]
+
+    return llm.apply_model(modules)[0]
+
+
+def transcribe(folder: Path) -> dict:
+    """The tokens of three sounds, and those of transformers."""
+    folder = tiny_whisper.save(folder)
+    llm = LLM(
+        str(folder), enforce_eager=True, dtype="float32", max_model_len=100, max_num_seqs=4,
+        num_gpu_blocks_override=256, block_size=16, limit_mm_per_prompt={"audio": 1},
+    )  # fmt: skip
+    parameters = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True, detokenize=False)
+    outputs = llm.generate(tiny_whisper.prompts(), parameters, use_tqdm=False)
+    tokens = [list(output.outputs[0].token_ids) for output in outputs]
+    return {
+        "tokens": tokens,
+        "expected": tiny_whisper.expected(folder, tokens),
+        "attention": attention_of(llm),
+    }
+
+
+def run(name: str, folder: Path) -> dict:
+    if name == "whisper":
+        return transcribe(folder)
+    case = cases()[name]
+    return (embed if is_encoder(case) else generate)(case, folder)
 
 
 def main() -> None:
     results = {}
     for name in sys.argv[2:]:
         try:
-            case = cases()[name]
-            results[name] = (embed if is_encoder(case) else generate)(case, Path(sys.argv[1]))
+            results[name] = run(name, Path(sys.argv[1]))
         except Exception as error:
             results[name] = {"error": f"{type(error).__name__}: {error}"}
         gc.collect()

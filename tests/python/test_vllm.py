@@ -35,7 +35,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def on_octavo(folder):
-    others = ["llama", *ENCODERS, "repetitive"]
+    others = ["llama", *ENCODERS, "whisper", "repetitive"]
     # The speculative one comes last: after numba is imported, vLLM starts no other engine.
     names = [*SHARED, *HALVES, *FP8, *OCTAVO_ONLY, *others, "repetitive-speculative"]
     return run(folder, True, names)
@@ -108,3 +108,10 @@ def test_encoders(on_octavo, name):
     result = result_of(on_octavo, name)
     assert set(result["attention"]) == {"octavo.vllm._cpu"}
     assert result["worst"] < 1e-5
+
+
+def test_cross_attention(on_octavo):
+    result = result_of(on_octavo, "whisper")
+    assert set(result["attention"]) == {"octavo.vllm._cpu"}
+    assert result["tokens"] == result["expected"]
+    assert len(set(map(tuple, result["tokens"]))) == 3  # the sound matters

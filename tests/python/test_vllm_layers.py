@@ -51,7 +51,7 @@ def batch(config, backend, causal=True):
     table = torch.randperm(3 * columns, generator=torch.Generator().manual_seed(0))
     table = table.view(3, columns).to(torch.int32)
     slots = [
-        table[r, token // PAGE] * PAGE + token % PAGE
+        int(table[r, token // PAGE]) * PAGE + token % PAGE
         for r, (q_len, kv_len) in enumerate(zip(Q_LENS, KV_LENS))
         for token in range(kv_len - q_len, kv_len)
     ]
