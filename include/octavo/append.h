@@ -66,4 +66,20 @@ void append(const AppendArguments& arguments);
 /// where there is no code and no compiler, Error(device_error).
 void append(const AppendArguments& arguments, const Device& device, Stream stream);
 
+/// New keys and values, each with its slot: slot s is `s % page_size` of page `s / page_size`.
+struct StoreArguments {
+  TensorView<3> new_k;                  ///< [rows, hkv, d]
+  TensorView<3> new_v;                  ///< [rows, hkv, dv]
+  KvView k;                             ///< [pages, page_size, hkv, d]
+  KvView v;                             ///< [pages, page_size, hkv, dv]
+  std::span<const std::int64_t> slots;  ///< [rows]; a row with a negative one is left out
+  Scale k_scale{}, v_scale{};           ///< as in AppendArguments
+};
+
+/// Writes new keys and values into slots, on the CPU: for engines that keep no table of what a step
+/// adds. Throws Error(invalid_argument) before a page is touched. No two rows may have the same
+/// slot; reads and writes share no memory.
+void store(const StoreArguments& arguments, Executor& executor);
+void store(const StoreArguments& arguments);
+
 }  // namespace octavo

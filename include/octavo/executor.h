@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 
 namespace octavo {
 
@@ -30,8 +31,19 @@ class ThreadPool final : public Executor {
   std::unique_ptr<State> state_;
 };
 
-/// The process's pool, made on first use: OCTAVO_NUM_THREADS, or as many threads as the process may
-/// run on. A forked child makes its own.
+/// The threads of an OpenMP runtime: libgomp, libomp or libiomp5, by the path of the shared
+/// library. For programs that compute with OpenMP before and after: its threads wait actively for a
+/// while, and others that want their processors meanwhile only get a share. Throws
+/// Error(unavailable).
+std::unique_ptr<Executor> openmp_executor(const std::string& path);
+
+/// What runs where no executor is named. Unless one was set: the process's pool, made on first use,
+/// of OCTAVO_NUM_THREADS, or as many threads as the process may run on. A forked child makes its
+/// own.
 Executor& default_executor();
+
+/// Makes `executor` the default one; null: the process's pool again. It is not taken in forked
+/// children, where its threads are not, and lives as long as runs may use it.
+void set_default_executor(Executor* executor);
 
 }  // namespace octavo

@@ -88,6 +88,21 @@ void append(KvCache& cache, std::int64_t layer, const std::vector<KvRequest>& re
   cache.append(step);
 }
 
+void store_rows(const Array& new_k, const Array& new_v, const Array& k, const Array& v,
+                const std::string& order, const Array& slots, const Factor& k_scale,
+                const Factor& v_scale) {
+  StoreArguments a;
+  a.new_k = tensor<3>("new_k", new_k);
+  a.new_v = tensor<3>("new_v", new_v);
+  a.k = view_of("k", k, order);
+  a.v = view_of("v", v, order);
+  a.slots = vector_of<std::int64_t>("slots", slots, "int64");
+  a.k_scale = scale_of("k_scale", k_scale);
+  a.v_scale = scale_of("v_scale", v_scale);
+  const nb::gil_scoped_release unlocked;
+  store(a);
+}
+
 /// A numpy array that owns its numbers.
 template <typename Number>
 nb::ndarray<nb::numpy, Number> owned(std::vector<Number> values,
@@ -144,6 +159,8 @@ void bind_kv_cache(nb::module_& m) {
       .def("written", &KvCache::written, nb::arg("request"))
       .def("tables", &tables, nb::arg("requests"))
       .def("statistics", &statistics);
+  m.def("store", &store_rows, nb::arg("new_k"), nb::arg("new_v"), nb::arg("k"), nb::arg("v"),
+        nb::arg("order"), nb::arg("slots"), nb::arg("k_scale"), nb::arg("v_scale"));
   m.def(
       "rope_table",
       [](std::int64_t positions, std::int64_t rotary, double base) {

@@ -169,6 +169,13 @@ NB_MODULE(_octavo, m) {
            nb::arg("q_scale") = 1.0f, nb::arg("k_scale") = 1.0f, nb::arg("v_scale") = 1.0f,
            nb::arg("out_scale") = 1.0f, nb::arg("workspace") = nb::none(),
            nb::arg("stream") = nb::none());
+  m.def(
+      "use_openmp",
+      [](const std::string& path) {  // for good
+        set_default_executor(openmp_executor(path).release());
+      },
+      nb::arg("path"));
+  m.def("threads", [] { return default_executor().concurrency(); });
   m.def("describe", &describe, nb::arg("array"));
   m.def("merge_states", &merge, nb::arg("parts"), nb::arg("parts_lse"), nb::arg("out"),
         nb::arg("lse"), nb::arg("device"), nb::arg("stream"));

@@ -16,7 +16,7 @@ from ._errors import (
     UnavailableError,
     UnsupportedError,
 )
-from ._kv_cache import Admission, CacheStatistics, KVCache, Rope, rope_table, rotate
+from ._kv_cache import Admission, CacheStatistics, KVCache, Rope, rope_table, rotate, store
 from ._merge import merge_states
 from ._plan import Plan, explain, kernels, plan
 
@@ -43,4 +43,5 @@ __all__ = [
     "plan",
     "rope_table",
     "rotate",
+    "store",
 ]

@@ -8,6 +8,7 @@ On GPUs, arrays are torch tensors or anything that speaks DLPack, as CuPy's and 
 
 from __future__ import annotations
 
+import functools
 import sys
 from typing import Any
 
@@ -46,6 +47,8 @@ def is_gpu_array(array: Any) -> bool:
 def device_of(array: Any) -> str:
     """The id of its device: cpu or cuda:N."""
     if is_torch(array):
+        if array.is_cpu:  # quicker than the device's own name
+            return "cpu"
         kind, index = array.device.type, array.device.index
     else:
         index = array.__dlpack_device__()[1] if is_gpu_array(array) else None
@@ -85,6 +88,7 @@ def as_array(array: Any) -> Any:
     return numpy.asarray(array)
 
 
+@functools.cache  # at every array of every call
 def dtype_name(dtype: Any) -> str:
     """The short name of a numpy or torch dtype, or of a string that names one."""
     if isinstance(dtype, str):

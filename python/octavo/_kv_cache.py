@@ -77,6 +77,42 @@ def rotate(x: Any, rope: Rope, positions: Any) -> None:
     )
 
 
+def store(
+    new_k: Any,
+    new_v: Any,
+    k: Any,
+    v: Any,
+    slots: Any,
+    *,
+    order: str = "nhd",
+    k_scale: Any = 1.0,
+    v_scale: Any = 1.0,
+) -> None:
+    """Stores keys and values in pages on the CPU, for engines that have a slot for each token.
+
+    new_k, new_v    [rows, hkv, d] and [rows, hkv, dv], of any dtypes
+    k, v         [pages, page, hkv, d] and [..., dv], or with order="hnd" [pages, hkv, page, d]
+    slots        int64 [rows]: slot s is s % page of page s // page. Rows with a negative one are left
+                 out; no two others may have the same
+    k_scale, v_scale    as in KVCache.append
+
+    Raises InvalidArgumentError before anything is stored.
+    """
+    if order not in ("nhd", "hnd"):
+        raise InvalidArgumentError(f"order={order!r}: must be 'nhd' or 'hnd'")
+    for name, array in (("k", k), ("v", v)):
+        require_writable(name, array)
+    arrays = {"new_k": new_k, "new_v": new_v, "k": k, "v": v, "slots": slots}
+    kept = {name: as_array(array) for name, array in arrays.items()}
+    factors = []
+    for name, scale in (("k_scale", k_scale), ("v_scale", v_scale)):
+        if not isinstance(scale, (int, float)):
+            kept[name] = as_array(scale)
+        factors.append(_describe(name, kept[name]) if name in kept else float(scale))
+    described = [_describe(name, kept[name]) for name in arrays]
+    _octavo.store(*described[:4], order, described[4], *factors)
+
+
 class KVCache:
     """A paged cache of keys and values, on the CPU or a GPU. A step of an engine:
 

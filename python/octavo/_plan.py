@@ -57,6 +57,11 @@ class Plan:
         return self._plan.problem
 
     @property
+    def native(self) -> Any:
+        """The compiled module's plan, for callers of this package that describe arrays themselves."""
+        return self._plan
+
+    @property
     def workspace_size(self) -> int:
         """Bytes that a run on a GPU must be given."""
         return self._plan.workspace_size

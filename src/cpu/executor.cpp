@@ -7,37 +7,17 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdlib>
-#include <exception>
 #include <mutex>
 #include <thread>
 #include <vector>
 
+#include "cpu/job.h"
 #include "octavo/selection.h"
 
 namespace octavo {
 namespace {
 
 constexpr std::chrono::microseconds kSpin{50};
-
-/// Tasks of one parallel_for, handed out one at a time.
-struct Job {
-  std::int64_t count = 0;
-  const std::function<void(std::int64_t)>* task = nullptr;
-  std::atomic<std::int64_t> next{0};
-  std::mutex failure_mutex;
-  std::exception_ptr failure;
-
-  void work() {
-    for (std::int64_t i = next++; i < count; i = next++) {
-      try {
-        (*task)(i);
-      } catch (...) {
-        std::lock_guard lock(failure_mutex);
-        if (!failure) failure = std::current_exception();
-      }
-    }
-  }
-};
 
 /// Waits a little for what may happen soon: to sleep and be woken takes tens of microseconds.
 template <typename Condition>
@@ -127,7 +107,21 @@ void ThreadPool::parallel_for(std::int64_t count, const std::function<void(std::
   if (job.failure) std::rethrow_exception(job.failure);
 }
 
+namespace {
+
+std::atomic<Executor*> chosen{nullptr};
+std::atomic<pid_t> chooser{0};
+
+}  // namespace
+
+void set_default_executor(Executor* executor) {
+  chooser = getpid();
+  chosen = executor;
+}
+
 Executor& default_executor() {
+  Executor* const executor = chosen;
+  if (executor != nullptr && chooser == getpid()) return *executor;
   static std::mutex mutex;
   static ThreadPool* pool = nullptr;  // never destroyed: workers may outlive static destructors
   static pid_t owner = 0;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <vector>
 
 #include "core/limits.h"
@@ -27,7 +28,9 @@ void require_equal(std::string_view name, std::int64_t value, std::string_view o
   require_argument(value == other, name, " is ", value, ": ", other_name, " is ", other);
 }
 
-void check_pools(const AppendArguments& a) {
+/// Of an AppendArguments or a StoreArguments.
+template <typename Arguments>
+void check_pools(const Arguments& a) {
   check_view("k", a.k);
   check_view("v", a.v);
   check_distinct("k", a.k);
@@ -39,7 +42,8 @@ void check_pools(const AppendArguments& a) {
                    ": must be at least 1");
 }
 
-void check_rows(const AppendArguments& a) {
+template <typename Arguments>
+void check_rows(const Arguments& a) {
   check_view("new_k", a.new_k);
   check_view("new_v", a.new_v);
   require_equal("new_v.shape[0] (rows)", a.new_v.shape[0], "new_k's", a.new_k.shape[0]);
@@ -78,17 +82,24 @@ void check_scale(std::string_view name, const Scale& scale, std::int64_t heads) 
   check_values(name, scale.values);
 }
 
-void check_memory_apart(const AppendArguments& a) {
+/// That what is written shares no memory with new_k, new_v and the scales.
+template <typename Arguments>
+Outputs check_memory_apart(const Arguments& a) {
   Outputs outputs;
   outputs.add(footprint("k", a.k));
   outputs.add(footprint("v", a.v));
   outputs.check(footprint("new_k", a.new_k));
   outputs.check(footprint("new_v", a.new_v));
+  outputs.check(footprint("k_scale.values", a.k_scale.values));
+  outputs.check(footprint("v_scale.values", a.v_scale.values));
+  return outputs;
+}
+
+void check_append_memory(const AppendArguments& a) {
+  const Outputs outputs = check_memory_apart(a);
   outputs.check(footprint(a.page_table, static_cast<std::int64_t>(a.q_lens.size())));
   outputs.check(footprint("q_lens", a.q_lens));
   outputs.check(footprint("kv_lens", a.kv_lens));
-  outputs.check(footprint("k_scale.values", a.k_scale.values));
-  outputs.check(footprint("v_scale.values", a.v_scale.values));
   if (!a.rope) return;
   outputs.check(footprint("rope.table", a.rope->table));
   outputs.check(footprint("rope.positions", a.rope->positions));
@@ -121,6 +132,24 @@ void check_scale_values(std::string_view name, const Scale& scale) {
 void check_position_count(const Rope& rope, std::int64_t rows) {
   require_equal("rope.positions (size)", static_cast<std::int64_t>(rope.positions.size()),
                 "the number of rows", rows);
+}
+
+void check_slots(const StoreArguments& a) {
+  require_equal("new_k.shape[0] (rows)", a.new_k.shape[0], "the number of slots",
+                static_cast<std::int64_t>(a.slots.size()));
+  const std::int64_t end = a.k.shape[0] * a.k.shape[1];
+  for (std::size_t row = 0; row < a.slots.size(); ++row) {
+    require_argument(a.slots[row] < end, "slots[", row, "]=", a.slots[row], ": the pool has ", end,
+                     " slots");
+  }
+  const auto ascend = std::adjacent_find(a.slots.begin(), a.slots.end(), std::greater_equal<>());
+  if (ascend == a.slots.end()) return;
+  std::vector<std::int64_t> sorted(a.slots.begin(), a.slots.end());
+  std::sort(sorted.begin(), sorted.end());
+  const auto used = std::lower_bound(sorted.begin(), sorted.end(), 0);
+  const auto twice = std::adjacent_find(used, sorted.end());
+  require_argument(twice == sorted.end(), "slots has ", twice == sorted.end() ? 0 : *twice,
+                   " twice: rows must have slots of their own");
 }
 
 /// Of tokens without positions of their own.
@@ -164,7 +193,7 @@ void check_append(const AppendArguments& a) {
     check_values("rope.positions", a.rope->positions);
     if (!a.rope->positions.empty()) check_position_count(*a.rope, a.new_k.shape[0]);
   }
-  check_memory_apart(a);
+  check_append_memory(a);
 }
 
 void check_append_tables(const AppendArguments& a) {
@@ -196,6 +225,19 @@ void check_append_values(const AppendArguments& a) {
   check_scale_values("k_scale", a.k_scale);
   check_scale_values("v_scale", a.v_scale);
   if (a.rope && !a.rope->positions.empty()) check_positions(*a.rope, a.new_k.shape[0]);
+}
+
+void check_store(const StoreArguments& a) {
+  check_pools(a);
+  check_rows(a);
+  check_values("slots", a.slots);
+  check_scale("k_scale", a.k_scale, a.k.shape[2]);
+  check_scale("v_scale", a.v_scale, a.v.shape[2]);
+  const Outputs outputs = check_memory_apart(a);
+  outputs.check(footprint("slots", a.slots));
+  check_slots(a);
+  check_scale_values("k_scale", a.k_scale);
+  check_scale_values("v_scale", a.v_scale);
 }
 
 }  // namespace octavo::kv

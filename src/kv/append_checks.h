@@ -21,6 +21,9 @@ void check_append_tables(const AppendArguments& arguments);
 /// Positions and scales that are in host memory. Throws Error(invalid_argument).
 void check_append_values(const AppendArguments& arguments);
 
+/// Everything about a store. Throws Error(invalid_argument).
+void check_store(const StoreArguments& arguments);
+
 /// A rotation of heads of `d` dims: its table. Throws Error(invalid_argument).
 void check_rope(const Rope& rope, std::int64_t d);
 

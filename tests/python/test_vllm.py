@@ -14,12 +14,13 @@ SHARED = ["gpt-oss", "gemma2", "bloom"]
 HALVES = ["llama-bf16", "llama-f16"]
 FP8 = ["llama-fp8", "llama-e5m2"]
 OCTAVO_ONLY = ["llama-page-1", "llama-chunked-prefill"]
+ENCODERS = ["bert", "modernbert"]
 
 
-def run(folder: Path, octavo: bool, names: list[str]) -> dict:
+def run(folder: Path, octavo: bool, names: list[str], **environment: str) -> dict:
     done = subprocess.run(
         [sys.executable, Path(__file__).with_name("engine.py"), folder, *names],
-        env=os.environ | {"OCTAVO_VLLM": str(int(octavo))},
+        env=os.environ | {"OCTAVO_VLLM": str(int(octavo))} | environment,
         capture_output=True,
         text=True,
     )
@@ -34,7 +35,10 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def on_octavo(folder):
-    return run(folder, True, [*SHARED, *HALVES, *FP8, *OCTAVO_ONLY, "llama", "bert"])
+    others = ["llama", *ENCODERS, "whisper", "repetitive"]
+    # The speculative one comes last: after numba is imported, vLLM starts no other engine.
+    names = [*SHARED, *HALVES, *FP8, *OCTAVO_ONLY, *others, "repetitive-speculative"]
+    return run(folder, True, names)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +56,7 @@ def distance(x, y):
     return sum(abs(a - b) for a, b in pairs) / len(pairs)
 
 
-@pytest.mark.parametrize("name", [*SHARED, *HALVES, *FP8, *OCTAVO_ONLY])
+@pytest.mark.parametrize("name", [*SHARED, *HALVES, *FP8, *OCTAVO_ONLY, "repetitive-speculative"])
 def test_prefix_hits_change_no_token(on_octavo, name):
     result = result_of(on_octavo, name)
     assert result["cached"] > 0
@@ -80,5 +84,34 @@ def test_rounding_loses_no_more_than_in_vllms_own_attention(on_octavo, on_own, n
     assert 0 < error < 1.2 * own_error
 
 
-def test_encoders_are_refused_while_loading(on_octavo):
-    assert "attn_type=encoder_only" in on_octavo["bert"]["error"]
+def test_speculative_decoding_changes_no_token(on_octavo):
+    plain = result_of(on_octavo, "repetitive")
+    speculative = result_of(on_octavo, "repetitive-speculative")
+    assert 0 < speculative["accepted"] < speculative["draft"]
+    for way in ("cold", "hit", "together"):
+        assert speculative[way] == plain["cold"]
+
+
+def test_two_ranks_give_the_same_tokens(folder, on_octavo):
+    # A thread each: on the same few processors more would mostly wait for each other.
+    threads = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    ranks = result_of(run(folder, True, ["llama-two-ranks"], **threads), "llama-two-ranks")
+    one = result_of(on_octavo, "llama")
+    for way in ("cold", "hit", "together"):
+        assert ranks[way] == one[way]
+    assert ranks["cached"] == one["cached"]
+    assert distance(ranks, one) < 1e-4
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_encoders(on_octavo, name):
+    result = result_of(on_octavo, name)
+    assert set(result["attention"]) == {"octavo.vllm._cpu"}
+    assert result["worst"] < 1e-5
+
+
+def test_cross_attention(on_octavo):
+    result = result_of(on_octavo, "whisper")
+    assert set(result["attention"]) == {"octavo.vllm._cpu"}
+    assert result["tokens"] == result["expected"]
+    assert len(set(map(tuple, result["tokens"]))) == 3  # the sound matters
