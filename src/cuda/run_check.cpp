@@ -141,7 +141,7 @@ void check_run(const Device& device, const StreamCall& call) {
   const Grid grid{static_cast<std::uint32_t>(std::min(call.requests, kMostBlocks))};
   function.launch(grid, kThreads, call.stream, &params);
   check(driver().stream_wait(stream), "cuStreamSynchronize", "while checking a run");
-  first.read(0, &found);
+  first.read(0, &found, sizeof found);
   if (found != kNoFinding) report(call, found);
 }
 
