@@ -14,9 +14,9 @@ namespace {
 
 constexpr double kBytesPerUs = 10000;  // of a thread, as in `attend_cost_us`
 constexpr double kPassesUs = 2;        // two passes of the executor more
-// Packing a key and its value takes as long as their use by so many rows. The other kernels' costs
-// leave it out, because where they are compared all of them pack, or none.
-constexpr double kPackingRows = 8;
+// Packing a key and its value takes about as long as their use by so many rows. The other kernels'
+// costs leave it out, because where they are compared all of them pack, or none.
+constexpr double kPackingRows = 16;
 constexpr double kRowsOfPacking = 256;  // that share one
 
 /// Rows of the prefix are packed with whatever rows the batch has. An invariant row's bits do not
