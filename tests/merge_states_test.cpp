@@ -1,7 +1,8 @@
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
-#include <cstring>
+#include <cstdint>
 #include <limits>
 #include <vector>
 
@@ -49,7 +50,10 @@ struct Pair {
 TEST(MergeStatesOf, OnePartThatAddsAnythingAreItsBits) {
   Pair pair;
   merge_states(pair.arguments());
-  EXPECT_EQ(std::memcmp(pair.out.data(), pair.parts.data(), 4 * sizeof(float)), 0);
+  for (std::size_t i = 0; i < 4; ++i) {
+    EXPECT_EQ(std::bit_cast<std::uint32_t>(pair.out[i]),
+              std::bit_cast<std::uint32_t>(pair.parts[i]));
+  }
   EXPECT_EQ(pair.lse, (std::vector<float>{-5.25f, 700}));
 }
 

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "core/limits.h"
+
 namespace octavo {
 namespace {
 
@@ -34,6 +36,8 @@ Cascade::Cascade(const Problem& problem) : prefix(part_of(problem)), suffix(part
 
 void require_cascadable(const Problem& p, Support& s) {
   const std::int64_t longest = p.max_kv_len();
+  s.require(p.total_q() * p.hq <= kMaxTokens, "q_len times hq must sum to at most ", kMaxTokens,
+            ", is ", p.total_q() * p.hq);
   s.require(p.prefix > 0, "needs a prefix that requests share, has prefix=0");
   s.require(!p.invariant, "cannot keep an invariant row's bits: they depend on the prefix");
   s.require(!p.alibi, "cannot do alibi: rows of one request have their positions from its end");

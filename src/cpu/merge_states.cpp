@@ -11,7 +11,7 @@
 namespace octavo {
 namespace {
 
-constexpr std::int64_t kColumns = 256;           // summed at a time, where they stay in the cache
+constexpr std::int64_t kColumns = 128;             // summed at a time, where they stay in the cache
 constexpr std::int64_t kElementsOfTask = 1 << 15;  // of all parts
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
@@ -28,12 +28,11 @@ struct RowSum {
   std::int64_t width;
 
   [[gnu::always_inline]] inline void write(std::span<const Share> shares, std::byte* out) const {
-    alignas(64) float sum[kColumns];
-    alignas(64) float part[kColumns];
+    alignas(64) float sum[kColumns] = {};
+    alignas(64) float part[kColumns] = {};
     const auto size = static_cast<std::int64_t>(size_of(from));
     for (std::int64_t begin = 0; begin < width; begin += kColumns) {
       const std::int64_t count = std::min(kColumns, width - begin);
-      if (shares.empty()) std::fill_n(sum, count, 0.0f);
       for (const Share& share : shares) {
         load_floats(from, share.row + begin * size, part, count);
         const bool first = &share == shares.data();  // not 0 + it: that would lose the sign of -0

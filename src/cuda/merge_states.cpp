@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <string_view>
 
+#include "core/arguments.h"
 #include "cuda/device.h"
 #include "cuda/kernels/merge_states/params.h"
 #include "cuda/memory.h"
@@ -11,9 +12,12 @@ namespace octavo::cuda {
 namespace {
 
 constexpr int kWarpThreads = 32;
-constexpr std::int64_t kMostBlocks = 0x7fffffff;
+constexpr std::int64_t kMostRows = 0x7fffffff;  // of all heads
 
 void check_memory_of(const Device& device, const MergeArguments& a) {
+  require_argument(a.out.shape[0] * a.out.shape[1] <= kMostRows, "out has ", a.out.shape[0],
+                   " rows of ", a.out.shape[1], " heads: at most ", kMostRows,
+                   " rows of all heads merge at once on a GPU");
   Reach reach(device, "states merge");
   const auto check_view = [&](std::string_view name, const auto& view) {
     if (std::ranges::find(view.shape, 0) == view.shape.end()) reach.check(name, view.data);
@@ -59,8 +63,7 @@ void launch_merge(const Function& function, const MergeArguments& a, const std::
   p.heads = static_cast<std::int32_t>(a.out.shape[1]);
   p.part_type = static_cast<std::int32_t>(a.parts.dtype);
   p.out_type = static_cast<std::int32_t>(a.out.dtype);
-  const std::int64_t blocks = std::min(kMostBlocks, (count + kMergeWarps - 1) / kMergeWarps);
-  p.warps = blocks * kMergeWarps;
+  const std::int64_t blocks = (count + kMergeWarps - 1) / kMergeWarps;
   const Grid grid{static_cast<std::uint32_t>(blocks)};
   function.launch(grid, kMergeWarps * kWarpThreads, stream, &p);
 }

@@ -14,8 +14,8 @@ struct MergedRow {
   int32_t head;
 
   __device__ float part_lse(int64_t part) const {
-    return p.parts_lse[part * p.part_lse_stride + row * p.row_lse_stride +
-                       head * p.head_lse_stride];
+    return p
+        .parts_lse[part * p.part_lse_stride + row * p.row_lse_stride + head * p.head_lse_stride];
   }
   /// exp(lse - largest), relative to the part of the largest LSE; a NaN stays one.
   __device__ float share(int64_t part, float largest) const {
@@ -57,15 +57,15 @@ struct MergedRow {
 
 }  // namespace
 
-/// Grid: rows times heads / kMergeWarps, or fewer.
+/// Grid: rows times heads / kMergeWarps.
 extern "C" __global__ void __launch_bounds__(kMergeWarps* kWarp)
     octavo_merge_states(const __grid_constant__ MergeStatesParams p) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int64_t rows = p.row_count == nullptr ? p.rows : min(p.rows, int64_t{*p.row_count});
-  int64_t i = int64_t{blockIdx.x} * kMergeWarps + static_cast<int>(threadIdx.x) / kWarp;
-  for (; i < rows * p.heads; i += p.warps) {
-    MergedRow{p, i / p.heads, static_cast<int32_t>(i % p.heads)}.merge(lane);
-  }
+  const unsigned i = blockIdx.x * kMergeWarps + threadIdx.x / kWarp;
+  const unsigned heads = static_cast<unsigned>(p.heads);
+  if (i / heads >= rows) return;
+  MergedRow{p, i / heads, static_cast<int32_t>(i % heads)}.merge(lane);
 }
 
 }  // namespace octavo::cuda

@@ -26,7 +26,6 @@ struct MergeStatesParams {
   int64_t parts_count;
   int64_t rows;
   int64_t dv;
-  int64_t warps;  ///< of the grid
   int32_t heads;
   int32_t part_type;  ///< a number of octavo::DType, as out_type
   int32_t out_type;
