@@ -1,7 +1,8 @@
 """vLLM on the CPU, served by Octavo and by its own attention in turns: tokens a second, and what share of
 the time is attention.
 
-usage: serving.py FOLDER [--runs N] [--requests 1,16] [--prompt N] [--new N] [--json FILE]
+usage: serving.py FOLDER [--runs N] [--requests 1,16] [--prompt N] [--new N] [--dtype D] [--json FILE]
+                  [--processor-time]
 
 FOLDER holds a model, as examples/serve_smollm2.py converts it. Each run is a process of its own; runs of the
 two alternate. Prompts are random tokens, so that nothing is shared, and all requests begin at once.
@@ -27,7 +28,8 @@ class Steps:
     """Seconds of an engine's steps, and of the methods of vLLM's attention in them: the plan of a step, K and
     V into the cache, the layers. Steps that compute a prompt's tokens are apart from those that do not."""
 
-    def __init__(self, backend) -> None:
+    def __init__(self, backend, clock) -> None:
+        self._clock = clock
         self.clear()
         impl, builder = backend.get_impl_cls(), backend.get_builder_cls()
         builder.build = self._timed(builder.build, self._begin)
@@ -41,7 +43,7 @@ class Steps:
 
     def end(self) -> None:
         """A step ends where the next one is planned."""
-        now = time.perf_counter()
+        now = self._clock()
         if self._kind:
             self.seconds[self._kind] += now - self._since
         self._since = now
@@ -54,10 +56,10 @@ class Steps:
         def timed(*arguments, **named):
             if before is not None:
                 before(*arguments, **named)
-            begin = time.perf_counter()
+            begin = self._clock()
             result = method(*arguments, **named)
             if self._kind:
-                self.attention[self._kind] += time.perf_counter() - begin
+                self.attention[self._kind] += self._clock() - begin
             return result
 
         return timed
@@ -80,7 +82,8 @@ def measure(options: argparse.Namespace) -> list[dict]:
         enforce_eager=True,
         seed=0,
     )
-    steps = Steps(AttentionBackendEnum.CPU_ATTN.get_class())
+    clock = time.thread_time if options.processor_time else time.perf_counter
+    steps = Steps(AttentionBackendEnum.CPU_ATTN.get_class(), clock)
     generator = torch.Generator().manual_seed(0)
 
     def generate(requests: int, prompt: int, new: int) -> float:
@@ -89,9 +92,9 @@ def measure(options: argparse.Namespace) -> list[dict]:
             temperature=0, max_tokens=new, ignore_eos=True, detokenize=False
         )
         steps.clear()
-        begin = time.perf_counter()
+        begin = clock()
         llm.generate([{"prompt_token_ids": row.tolist()} for row in ids], parameters, use_tqdm=False)
-        seconds = time.perf_counter() - begin
+        seconds = clock() - begin
         steps.end()
         return seconds
 
@@ -106,7 +109,7 @@ def measure(options: argparse.Namespace) -> list[dict]:
     return results
 
 
-def in_process(octavo: bool) -> list[dict]:
+def in_process(octavo: bool, one_thread: bool) -> list[dict]:
     environment = os.environ | {
         "OCTAVO_VLLM": str(int(octavo)),
         "HF_HUB_OFFLINE": "1",
@@ -115,6 +118,8 @@ def in_process(octavo: bool) -> list[dict]:
         "VLLM_LOGGING_LEVEL": "ERROR",
         "VLLM_NO_USAGE_STATS": "1",
     }
+    if one_thread:
+        environment |= {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     command = [sys.executable, __file__, "--measure", *sys.argv[1:]]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode != 0:
@@ -152,6 +157,7 @@ def main() -> None:
     parser.add_argument("--new", type=int, default=128)
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--processor-time", action="store_true")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
@@ -160,7 +166,7 @@ def main() -> None:
     runs: dict[str, list[list[dict]]] = {OWN: [], OCTAVO: []}
     for _ in range(options.runs):
         for name, done in runs.items():
-            done.append(in_process(name == OCTAVO))
+            done.append(in_process(name == OCTAVO, options.processor_time))
     report(options, runs)
     if options.json:
         options.json.write_text(json.dumps(runs, indent=1))

@@ -51,6 +51,15 @@ TEST(OpenMp, RefusesWhatIsNoRuntime) {
   }
 }
 
+TEST(OpenMp, IsNotInEveryProcess) {
+  try {
+    const std::unique_ptr<Executor> preloaded = openmp_executor("");
+    EXPECT_GE(preloaded->concurrency(), 1);
+  } catch (const Error& error) {
+    EXPECT_STREQ(error.what(), "the process has no GOMP_parallel");
+  }
+}
+
 TEST(DefaultExecutor, IsTheOneThatWasSet) {
   Executor* const own = &default_executor();
   ThreadPool replacement(1);

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from pathlib import Path
 
@@ -23,9 +24,12 @@ def use_openmp_of_torch() -> None:
 
 
 def _openmp_of_torch() -> str | None:
-    """The path of the OpenMP library that lies beside torch's own libraries."""
+    """The path of the OpenMP library that lies beside torch's own libraries; empty if another was
+    preloaded, which torch then calls too."""
     import torch
 
+    if hasattr(ctypes.CDLL(None), "GOMP_parallel"):
+        return ""
     beside = Path(torch.__file__).parent
     places = (beside / "lib", beside.parent / "torch.libs")
     maps = Path("/proc/self/maps")

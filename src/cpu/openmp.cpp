@@ -16,7 +16,10 @@ using Parallel = void(void (*body)(void*), void* data, unsigned threads, unsigne
 template <typename Function>
 Function* function_of(void* library, const std::string& path, const char* name) {
   void* found = dlsym(library, name);
-  if (found == nullptr) throw Error(ErrorCode::unavailable, path + " has no " + name);
+  if (found == nullptr) {
+    const std::string where = path.empty() ? "the process" : path;
+    throw Error(ErrorCode::unavailable, where + " has no " + name);
+  }
   return reinterpret_cast<Function*>(found);
 }
 
@@ -49,7 +52,7 @@ class OpenMp final : public Executor {
 
 std::unique_ptr<Executor> openmp_executor(const std::string& path) {
   // Never closed: its threads go on.
-  void* library = dlopen(path.c_str(), RTLD_LAZY | RTLD_LOCAL);
+  void* library = dlopen(path.empty() ? nullptr : path.c_str(), RTLD_LAZY | RTLD_LOCAL);
   if (library == nullptr) throw Error(ErrorCode::unavailable, dlerror());
   return std::make_unique<OpenMp>(library, path);
 }

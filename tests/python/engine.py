@@ -52,6 +52,7 @@ class Case:
     # Of the weights: larger than at the start of a training, so that the attention matters.
     spread: float = 0.15
     new_tokens: int = 6
+    alone: bool = True  # also generates prompt by prompt, and scores
 
 
 def cases() -> dict[str, Case]:
@@ -79,7 +80,7 @@ def cases() -> dict[str, Case]:
         "llama": Case(llama),
         "llama-page-1": Case(llama, {"block_size": 1}),
         "llama-chunked-prefill": Case(llama, {"max_num_batched_tokens": 20, "max_num_seqs": 4}),
-        "llama-two-ranks": Case(llama, {"tensor_parallel_size": 2}),
+        "llama-two-ranks": Case(llama, {"tensor_parallel_size": 2}, alone=False),
         "llama-fp8": Case(llama, {"kv_cache_dtype": "fp8_e4m3"}),
         "llama-e5m2": Case(llama, {"kv_cache_dtype": "fp8_e5m2"}),
         "llama-bf16": Case(llama, {"dtype": "bfloat16"}),
@@ -162,7 +163,7 @@ def generate(case: Case, folder: Path) -> dict:
         return llm.generate({"prompt_token_ids": prompt}, parameters, use_tqdm=False)[0]
 
     results = {"cold": [], "hit": [], "cached": 0, "logprobs": []}
-    for prompt in prompts():
+    for prompt in prompts() if case.alone else []:
         llm.reset_prefix_cache()
         results["cold"].append(list(completed(prompt, greedy).outputs[0].token_ids))
         again = completed(prompt, greedy)

@@ -141,6 +141,34 @@ def test_rope(style):
     np.testing.assert_array_equal(k, written(cache, request))
 
 
+@pytest.mark.parametrize("framework", ["numpy", "torch"])
+@pytest.mark.parametrize("order", ["nhd", "hnd"])
+def test_slots(order, framework):
+    arrays = torch.from_numpy if framework == "torch" else np.asarray
+    shape = (3, 4, HKV, D) if order == "nhd" else (3, HKV, 4, D)
+    k, v = np.zeros(shape, np.float32), np.zeros(shape, np.float32)
+    new_k, new_v = rows(5, seed=1), rows(5, seed=2)
+    slots = np.array([11, 0, -1, 6, 5])
+    octavo.store(
+        arrays(new_k), arrays(new_v), arrays(k), arrays(v), arrays(slots), order=order,
+        k_scale=2.0, v_scale=arrays(np.array([1.0, 4.0], np.float32)),
+    )  # fmt: skip
+    by_slot = (x if order == "nhd" else x.transpose(0, 2, 1, 3) for x in (k, v))
+    stored_k, stored_v = (x.reshape(12, HKV, D) for x in by_slot)
+    used = slots >= 0
+    np.testing.assert_array_equal(stored_k[slots[used]], new_k[used] / 2)
+    np.testing.assert_array_equal(stored_v[slots[used]], new_v[used] / np.array([[1], [4]]))
+    assert np.count_nonzero(stored_k.any((1, 2))) == 4
+
+    before = k.copy()
+    for wrong, message in (([12, 0, 1, 2, 3], "12: the pool has 12"), ([5, 0, 1, 2, 5], "5 twice")):
+        with pytest.raises(octavo.InvalidArgumentError, match=message):
+            octavo.store(new_k, new_v, k, v, np.array(wrong), order=order)
+    with pytest.raises(octavo.InvalidArgumentError, match="order='hdn': must be"):
+        octavo.store(new_k, new_v, k, v, slots, order="hdn")
+    np.testing.assert_array_equal(k, before)
+
+
 def test_windows_give_pages_back():
     cache = cache_of(pages=4, mask="window:5,0")
     request = cache.admit(range(4)).request

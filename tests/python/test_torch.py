@@ -1,5 +1,9 @@
 """torch tensors, the torch operators, and agreement with PyTorch's own attention."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -143,3 +147,25 @@ def test_mixed_frameworks_are_refused():
     q, k, v = tensors()
     with pytest.raises(octavo.InvalidArgumentError, match="all be torch tensors"):
         octavo.attention(q, k.numpy(), v)
+
+
+def test_threads_of_torchs_openmp():
+    """In a process of its own: it is for good."""
+    script = """
+import torch, octavo
+from octavo import _octavo
+from octavo._threads import use_openmp_of_torch
+q, k, v = (torch.randn(2, 300, 6, 64) for _ in range(3))
+expected = octavo.attention(q, k, v, mask="causal")
+torch.set_num_threads(3)
+use_openmp_of_torch()
+print(_octavo.threads(), torch.equal(octavo.attention(q, k, v, mask="causal"), expected))
+"""
+    environment = {name: x for name, x in os.environ.items() if name != "OCTAVO_NUM_THREADS"}
+    for own, threads in ((None, "3"), ("2", "2")):
+        if own is not None:
+            environment["OCTAVO_NUM_THREADS"] = own
+        done = subprocess.run(
+            [sys.executable, "-c", script], env=environment, capture_output=True, text=True
+        )
+        assert done.stdout.split() == [threads, "True"], done.stderr

@@ -17,5 +17,8 @@ def register() -> None:
         return
     from vllm.v1.attention.backends.registry import AttentionBackendEnum, register_backend
 
+    from .._threads import use_openmp_of_torch
+
+    use_openmp_of_torch()
     register_backend(AttentionBackendEnum.CPU_ATTN, "octavo.vllm._cpu.Backend")
     register_backend(AttentionBackendEnum.CUSTOM, "octavo.vllm._cuda.Backend")

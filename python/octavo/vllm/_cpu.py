@@ -19,11 +19,9 @@ from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 from .. import _octavo
 from .._arrays import Description, describe
 from .._plan import Plan, plan
-from .._threads import use_openmp_of_torch
 from ._layer import LayerImpl, Metadata, metadata_of, refuse_quantised_output
 
 logger = init_logger(__name__)
-use_openmp_of_torch()
 
 
 class MetadataBuilder(AttentionMetadataBuilder[Metadata]):
