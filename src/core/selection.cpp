@@ -158,8 +158,10 @@ std::size_t Plan::workspace_size() const {
   return code_ ? code_->workspace() : kernel_->workspace(*problem_);
 }
 DType Plan::weights() const {
-  const auto fits = [](DType dtype) { return dtype == DType::bf16 || is_fp8(dtype); };
-  return fits(problem_->q) && fits(problem_->kv) ? kernel_->weights : DType::f32;
+  const auto either_is = [&](DType dtype) { return problem_->q == dtype || problem_->kv == dtype; };
+  if (kernel_->weights == DType::f32 || either_is(DType::f32)) return DType::f32;
+  if (either_is(DType::f16)) return device_.is_cpu() ? DType::f32 : DType::f16;
+  return kernel_->weights;
 }
 
 void Plan::run(const Arguments& arguments, Executor& executor) const {

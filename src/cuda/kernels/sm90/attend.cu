@@ -155,6 +155,7 @@ class Walk {
   }
 
   __device__ void release(Barrier (&empty)[kStages], int32_t i) const {
+    __syncwarp();
     if (lane_of_warp() == 0) arrive(empty[Turn(i).stage]);
   }
 
@@ -179,10 +180,11 @@ class Walk {
   int inspected_ = 0;
 };
 
-__device__ void init_barriers(Shared& shared) {
+__device__ void init_barriers(const Sm90Params& p, Shared& shared) {
+  const int loaders = p.box_rows > 0 ? 1 : kWarp;  // threads that arrive for a tile
   for (int stage = 0; stage < kStages; ++stage) {
-    init_barrier(shared.k_full[stage], 1);
-    init_barrier(shared.v_full[stage], 1);
+    init_barrier(shared.k_full[stage], loaders);
+    init_barrier(shared.v_full[stage], loaders);
     init_barrier(shared.k_empty[stage], kWarps);
     init_barrier(shared.v_empty[stage], kWarps + kInspectingWarps);
     init_barrier(shared.v_clean[stage], kInspectors);
@@ -245,7 +247,7 @@ extern "C" __global__ void __launch_bounds__(kBlockThreads, kWarpgroups == 1 ? 2
   const LogitScale logit(p.attention, kv_head);
   describe_rows(p, tile, kv_head, logit, thread, kBlockThreads, shared.rows);
   if (thread == 0) {
-    init_barriers(shared);
+    init_barriers(p, shared);
     shared.block = Block(p, tile, kv_head, tile.keys_of_split(split));
   }
   __syncthreads();

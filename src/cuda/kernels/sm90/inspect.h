@@ -20,6 +20,7 @@ __device__ inline void inspect_values(Shared& shared, int thread) {
     const Turn turn(i);
     wait(shared.v_full[turn.stage], turn.parity);
     if (b.is_plain(i)) {  // waited for all the same: phases tell apart only neighbours
+      __syncwarp();
       if (lane_of_warp() == 0) arrive(shared.v_empty[turn.stage]);
       continue;
     }
@@ -42,6 +43,7 @@ __device__ inline void inspect_values(Shared& shared, int thread) {
     shared.v_special[clean.stage][thread / kWarp] = special;
     fence_async_proxy();
     arrive(shared.v_clean[clean.stage]);
+    __syncwarp();
     if (lane_of_warp() == 0) arrive(shared.v_empty[turn.stage]);
   }
 }

@@ -116,8 +116,7 @@ __device__ inline void load_rows(const Sm90Params& p, const Shared& shared, cons
     if (i == 0) continue;
     wait_for_copies<1>();  // the tile before is there
     fence_async_proxy();
-    __syncwarp();
-    if (lane == 0) arrive(from.full[Turn(i - 1).stage]);
+    arrive(from.full[Turn(i - 1).stage]);
   }
 }
 
