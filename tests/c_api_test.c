@@ -620,6 +620,54 @@ static void test_message_of_each_thread(void) {
   EXPECT(strstr(octavo_last_error(), "abacus") != NULL); /* success leaves the last error */
 }
 
+/* ---- Results over parts of the keys, and prefixes that requests share. */
+
+static void test_merge_states(void) {
+  float parts[2][1][1][2] = {{{{1, 2}}}, {{{3, 6}}}};
+  float parts_lse[2][1][1] = {{{0.5f}}, {{0.5f}}};
+  float out[2] = {0, 0};
+  float lse = 0;
+  octavo_merge_arguments a = OCTAVO_MERGE_ARGUMENTS_INIT;
+  a.parts = octavo_dense(parts, OCTAVO_F32, 4, (const int64_t[]){2, 1, 1, 2});
+  a.parts_lse = octavo_dense(parts_lse, OCTAVO_F32, 3, (const int64_t[]){2, 1, 1});
+  a.out = octavo_dense(out, OCTAVO_F32, 3, (const int64_t[]){1, 1, 2});
+  EXPECT_OK(octavo_merge_states(&a, NULL));
+  EXPECT(out[0] == 2 && out[1] == 4 && lse == 0);
+  a.lse = octavo_dense(&lse, OCTAVO_F32, 2, (const int64_t[]){1, 1});
+  octavo_executor executor = OCTAVO_EXECUTOR_INIT;
+  executor.parallel_for = in_reverse;
+  EXPECT_OK(octavo_merge_states(&a, &executor));
+  EXPECT(fabsf(lse - (0.5f + logf(2))) < 1e-6f);
+  EXPECT_ERROR(octavo_merge_states_on_stream(&a, "cpu", NULL), OCTAVO_INVALID_ARGUMENT,
+               "device is cpu");
+  EXPECT_ERROR(octavo_merge_states_on_stream(&a, NULL, NULL), OCTAVO_INVALID_ARGUMENT,
+               "device is a null pointer");
+  a.out.rank = 2;
+  EXPECT_ERROR(octavo_merge_states(&a, NULL), OCTAVO_INVALID_ARGUMENT, "out.rank=2: must be 3");
+  a.struct_size = 3;
+  EXPECT_ERROR(octavo_merge_states(&a, NULL), OCTAVO_INVALID_ARGUMENT, "arguments.struct_size=3");
+  EXPECT_ERROR(octavo_merge_states(NULL, NULL), OCTAVO_INVALID_ARGUMENT,
+               "arguments is a null pointer");
+}
+
+static void test_common_prefix(void) {
+  const int32_t ids[] = {4, 5, 6, /**/ 4, 5, 7};
+  const int32_t q_lens[] = {1, 1};
+  const int32_t kv_lens[] = {12, 9};
+  const octavo_page_table table = {ids, 2, 3, 3};
+  int64_t prefix = -1;
+  EXPECT_OK(octavo_common_prefix(&table, 2, q_lens, kv_lens, 4, &prefix));
+  EXPECT(prefix == 8);
+  EXPECT_OK(octavo_common_prefix(&table, 0, NULL, NULL, 4, &prefix));
+  EXPECT(prefix == 0);
+  EXPECT_ERROR(octavo_common_prefix(&table, 3, q_lens, kv_lens, 4, &prefix),
+               OCTAVO_INVALID_ARGUMENT, "page_table has 2 rows: q_lens has 3 requests");
+  EXPECT_ERROR(octavo_common_prefix(&table, 2, q_lens, NULL, 4, &prefix), OCTAVO_INVALID_ARGUMENT,
+               "kv_lens is a null pointer");
+  EXPECT_ERROR(octavo_common_prefix(&table, -1, q_lens, kv_lens, 4, &prefix),
+               OCTAVO_INVALID_ARGUMENT, "requests=-1");
+}
+
 int main(void) {
   EXPECT(strcmp(octavo_last_error(), "") == 0);
   test_version();
@@ -635,6 +683,8 @@ int main(void) {
   test_executors();
   test_destroy_while_running();
   test_message_of_each_thread();
+  test_merge_states();
+  test_common_prefix();
   printf("%d checks, %d failed\n", checks, failures);
   return failures == 0 ? 0 : 1;
 }

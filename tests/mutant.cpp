@@ -49,6 +49,11 @@ Problem tiny_problem(std::uint64_t seed) {
   for (std::int64_t& kv_len : p.kv_len) {
     kv_len = std::min<std::int64_t>(kv_len, p.layout == Layout::packed ? 9 : 20);
   }
+  for (std::int64_t r = 0; r < p.batch() && p.prefix > 0; ++r) {
+    if (p.q_len[r] == 0) continue;
+    p.prefix = std::clamp<std::int64_t>(p.kv_len[r] - p.q_len[r] + 1, 0, p.prefix);
+  }
+  p.prefix -= p.prefix % p.page_size;
   return p;
 }
 

@@ -237,12 +237,48 @@ OCTAVO_EXPORT octavo_code octavo_plan_run_on_stream(const octavo_plan* plan,
                                                     const octavo_arguments* arguments,
                                                     void* stream);
 
+/* The longest `prefix=` that a problem may have for a batch whose page table is in host memory:
+ * tokens in leading pages that are the same for all `requests` that have queries, and that come
+ * before the queries; 0 if they share none. octavo/prefix.h says more. */
+OCTAVO_EXPORT octavo_code octavo_common_prefix(const octavo_page_table* page_table,
+                                               int64_t requests, const int32_t* q_lens,
+                                               const int32_t* kv_lens, int64_t page_size,
+                                               int64_t* prefix);
+
+/* ---- Results over parts of the keys */
+
+/* LSE = log(sum_i exp(lse_i)), O = sum_i exp(lse_i - LSE) * O_i, in the order of the parts;
+ * octavo/merge_states.h says more. Outputs share no memory with inputs. */
+typedef struct octavo_merge_arguments {
+  size_t struct_size;
+  octavo_tensor parts;     /* [parts, rows, heads, dv] */
+  octavo_tensor parts_lse; /* [parts, rows, heads] f32 natural logs; -inf: the part adds nothing */
+  octavo_tensor out;       /* [rows, heads, dv], of any dtype */
+  octavo_tensor lse; /* [rows, heads] f32; as OCTAVO_MERGE_ARGUMENTS_INIT leaves it: unwanted */
+} octavo_merge_arguments;
+
+#define OCTAVO_MERGE_ARGUMENTS_INIT                                                             \
+  {                                                                                             \
+    sizeof(octavo_merge_arguments), OCTAVO_TENSOR_INIT, OCTAVO_TENSOR_INIT, OCTAVO_TENSOR_INIT, \
+        OCTAVO_TENSOR_INIT                                                                      \
+  }
+
+/* Merges in host memory; `executor` as in octavo_plan_run. OCTAVO_INVALID_ARGUMENT before an output
+ * is touched. */
+OCTAVO_EXPORT octavo_code octavo_merge_states(const octavo_merge_arguments* arguments,
+                                              const octavo_executor* executor);
+
+/* The same on a stream of a GPU, "cuda:N", in memory that it reads; as octavo_plan_run_on_stream.
+ */
+OCTAVO_EXPORT octavo_code octavo_merge_states_on_stream(const octavo_merge_arguments* arguments,
+                                                        const char* device, void* stream);
+
 /* ---- Caches
  *
- * A paged cache of keys and values in the host's memory; octavo/kv_cache.h says more of what its
- * functions mean. A step of an engine: octavo_kv_cache_admit and _reserve make room for tokens,
- * _append stores their K and V in every layer, _tables gives what octavo_plan_run takes. Requests
- * that begin with the same tokens share pages.
+ * A paged cache of keys and values in the host's memory or a GPU's; octavo/kv_cache.h says more of
+ * what its functions mean. A step of an engine: octavo_kv_cache_admit and _reserve make room for
+ * tokens, _append stores their K and V in every layer, _tables gives what octavo_plan_run takes.
+ * Requests that begin with the same tokens share pages.
  *
  * Threads may share a cache. A request that was freed or never was is OCTAVO_INVALID_ARGUMENT. A
  * call that fails has changed nothing. */
@@ -263,12 +299,15 @@ typedef struct octavo_kv_cache_config {
   /* The caller's memory, or null: K and V of each layer [pages, page_size, hkv, d or dv]. */
   const octavo_tensor* k;
   const octavo_tensor* v;
+  const char* device; /* whose memory it is: "cpu" or "cuda:N"; null: the CPU's */
+  void* stream; /* of a GPU: where K and V are stored and shared pages copied; null: the default */
 } octavo_kv_cache_config;
 
 #define OCTAVO_KV_CACHE_CONFIG_INIT \
-  { sizeof(octavo_kv_cache_config), NULL, 0, 1, 1, NULL, NULL }
+  { sizeof(octavo_kv_cache_config), NULL, 0, 1, 1, NULL, NULL, NULL, NULL }
 
-/* OCTAVO_INVALID_PROBLEM or OCTAVO_INVALID_ARGUMENT with what is wrong; `*cache` is then null. */
+/* OCTAVO_INVALID_PROBLEM or OCTAVO_INVALID_ARGUMENT with what is wrong; of a GPU also
+ * OCTAVO_UNAVAILABLE and OCTAVO_DEVICE_ERROR. `*cache` is then null. */
 OCTAVO_EXPORT octavo_code octavo_kv_cache_create(const octavo_kv_cache_config* config,
                                                  octavo_kv_cache** cache);
 
@@ -326,7 +365,9 @@ typedef struct octavo_kv_append {
         OCTAVO_SCALE_INIT, OCTAVO_SCALE_INIT, NULL                                \
   }
 
-/* Stores K and V of tokens that were reserved, on the executor's threads; null: the process's. */
+/* Stores K and V of tokens that were reserved, on the executor's threads; null: the process's. A
+ * cache on a GPU takes no executor: it enqueues this on its stream, and K, V, the rotation and
+ * scales' values are in memory that the GPU reads. */
 OCTAVO_EXPORT octavo_code octavo_kv_cache_append(octavo_kv_cache* cache,
                                                  const octavo_kv_append* append,
                                                  const octavo_executor* executor);

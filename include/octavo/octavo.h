@@ -6,6 +6,8 @@
 #include "octavo/error.h"
 #include "octavo/executor.h"
 #include "octavo/kv_cache.h"
+#include "octavo/merge_states.h"
+#include "octavo/prefix.h"
 #include "octavo/problem.h"
 #include "octavo/selection.h"
 #include "octavo/stream.h"

@@ -61,6 +61,9 @@ struct Problem {
   bool lse = false;        ///< also return the natural-log sum of exponentials [total_q, hq]
   bool invariant = false;  ///< a row's bits depend only on its q and on the keys it sees
   std::int64_t split = 0;  ///< tokens in a KV split; 0 is the library's choice
+  /// Leading tokens that all requests with queries have in the same pages, and that come before
+  /// their queries: whole pages, paged only. Kernels may compute them once for all requests.
+  std::int64_t prefix = 0;
   std::vector<std::int64_t> q_len;
   std::vector<std::int64_t> kv_len;
 

@@ -38,11 +38,14 @@ KvView view_of(const std::string& name, const Array& array, const std::string& o
 }
 
 KvCache make(const std::string& problem, std::int64_t pages, bool share_prefixes,
-             const std::string& order, const std::vector<Array>& k, const std::vector<Array>& v) {
+             const std::string& order, const std::vector<Array>& k, const std::vector<Array>& v,
+             const std::string& device, std::uintptr_t stream) {
   const Problem parsed = Problem::parse(problem);
   validate(parsed);
   KvCacheConfig config = KvCacheConfig::of(parsed, pages, static_cast<std::int64_t>(k.size()));
   config.share_prefixes = share_prefixes;
+  config.device = device;
+  config.stream = {reinterpret_cast<void*>(stream)};
   std::vector<KvView> ks;
   std::vector<KvView> vs;
   for (const Array& array : k) ks.push_back(view_of("k", array, order));
@@ -136,7 +139,8 @@ std::unordered_map<std::string, std::int64_t> statistics(const KvCache& cache) {
 void bind_kv_cache(nb::module_& m) {
   nb::class_<KvCache>(m, "KvCache")
       .def_static("make", &make, nb::arg("problem"), nb::arg("pages"), nb::arg("share_prefixes"),
-                  nb::arg("order"), nb::arg("k"), nb::arg("v"))
+                  nb::arg("order"), nb::arg("k"), nb::arg("v"), nb::arg("device"),
+                  nb::arg("stream"))
       .def("admit", &admit, nb::arg("prompt"), nb::arg("salt"), nb::arg("tokens"))
       .def(
           "reserve",

@@ -69,6 +69,30 @@ void run(const Plan& plan, const Array& q, const Array& k, const Array& v, const
   }
 }
 
+void merge(const Array& parts, const Array& parts_lse, const Array& out,
+           const std::optional<Array>& lse, const std::string& device,
+           std::optional<std::uintptr_t> stream) {
+  MergeArguments a;
+  a.parts = tensor<4>("parts", parts);
+  a.parts_lse = tensor<3>("parts_lse", parts_lse);
+  a.out = tensor<3>("out", out);
+  if (lse) a.lse = tensor<2>("lse", *lse);
+  nb::gil_scoped_release unlocked;
+  if (stream) {
+    merge_states(a, Device::parse(device), Stream{reinterpret_cast<void*>(*stream)});
+  } else {
+    merge_states(a);
+  }
+}
+
+std::int64_t prefix_of(const Array& page_table, const Array& q_lens, const Array& kv_lens,
+                       std::int64_t page_size) {
+  const auto table = matrix_of<std::int32_t>("page_table", page_table, "i32");
+  return common_prefix({table.data, table.rows, table.columns, table.stride},
+                       vector_of<std::int32_t>("q_lens", q_lens, "i32"),
+                       vector_of<std::int32_t>("kv_lens", kv_lens, "i32"), page_size);
+}
+
 /// The short name of a DLPack element type, or one that no argument has.
 std::string name_of(nb::dlpack::dtype type) {
   constexpr int kE4m3fn = 10;  // DLPack's codes since version 1.1
@@ -153,6 +177,10 @@ NB_MODULE(_octavo, m) {
       nb::arg("path"));
   m.def("threads", [] { return default_executor().concurrency(); });
   m.def("describe", &describe, nb::arg("array"));
+  m.def("merge_states", &merge, nb::arg("parts"), nb::arg("parts_lse"), nb::arg("out"),
+        nb::arg("lse"), nb::arg("device"), nb::arg("stream"));
+  m.def("common_prefix", &prefix_of, nb::arg("page_table"), nb::arg("q_lens"), nb::arg("kv_lens"),
+        nb::arg("page_size"));
   m.def(
       "wait",
       [](const std::string& device, std::uintptr_t stream) {

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from . import _octavo
 from ._arrays import (
     as_array,
     counted,
     current_stream,
+    describe,
     device_of,
     dtype_name,
     empty,
@@ -54,6 +56,7 @@ def attention(
     lse: Any = None,
     invariant: bool = False,
     split: int = 0,
+    prefix: int = 0,
     kernel: str = "",
 ) -> Any:
     """Exact attention of `q` over `k` and `v`: dense, ragged or paged.
@@ -89,6 +92,9 @@ def attention(
     return_lse   also return the log of the sum of exponentials, float32 [total_q, hq]
     invariant    a row's bits depend only on its q, the keys it sees and their positions
     split        tokens of a KV split; default: the library's
+    prefix       leading tokens that all requests with queries have in the same pages, before their
+                 queries, as `octavo.common_prefix` finds them; rounded down to whole pages. Kernels
+                 may compute them once for all requests, if that pays
     kernel       forces a kernel by name
 
     Returns out [total_q, hq, dv] (or [batch, q_len, hq, dv]), or (out, lse).
@@ -100,7 +106,7 @@ def attention(
     if len({is_torch(x) for x in (q, k, v)}) > 1:
         raise InvalidArgumentError("q, k and v must all be torch tensors, or none of them")
     if is_torch(q):
-        _require_no_gradient(q=q, k=k, v=v)
+        require_no_gradient(q=q, k=k, v=v)
     if q.ndim not in (3, 4):
         raise InvalidArgumentError(f"q has {q.ndim} dimensions: must have 3 or 4")
     rows = _flat("q", q) if q.ndim == 4 else q
@@ -147,6 +153,8 @@ def attention(
             words.append(f"{name}={'tensor' if array.shape[0] == 1 else 'head'}")
     if split:
         words.append(f"split={split}")
+    if prefix:
+        words.append(_prefix_word(prefix, k.shape[3 - hkv_axis] if page_table is not None else 1))
     flags = {"sinks": sinks is not None, "alibi": alibi_slopes is not None, "lse": want_lse}
     words += [flag for flag, on in (flags | {"invariant": invariant}).items() if on]
     call = (
@@ -225,7 +233,7 @@ def compute(
             q_len=max_q_len or q.shape[0],
             kv_len=max_kv_len or _room(k, page_table, problem),
         )
-        plan = plan_within(problem, bounds.rounded(), kernel, device)
+        plan = plan_within(problem, bounds.rounded().after(_prefix(problem)), kernel, device)
         # The framework's allocator keeps it for the stream until the work on it is done.
         workspace = empty((plan.workspace_size,), "u8", q) if plan.workspace_size else None
         on_device = {"workspace": workspace, "stream": current_stream(q)}
@@ -253,6 +261,31 @@ def _room(k: Any, page_table: Any, problem: str) -> int:
     if page_table is None:
         return k.shape[0]
     return page_table.shape[1] * k.shape[2 if "order=hnd" in problem.split() else 1]
+
+
+def common_prefix(page_table: Any, q_lens: Any, kv_lens: Any, page_size: int) -> int:
+    """The longest `prefix` that octavo.attention may be told of these requests: tokens in leading pages
+    that are the same for all that have queries, as far as no query comes before their last token. The
+    page table [requests, columns] and the lengths [requests] are integers in host memory."""
+    arrays = {"page_table": page_table, "q_lens": q_lens, "kv_lens": kv_lens}
+    for name, array in arrays.items():
+        arrays[name] = as_array(array)
+        if device_of(arrays[name]) != "cpu":
+            raise InvalidArgumentError(f"{name} is on {device_of(array)}: must be in host memory")
+        arrays[name] = vector(arrays[name], "i32", arrays[name])
+    described = (describe(name, array) for name, array in arrays.items())
+    return _octavo.common_prefix(*described, page_size)
+
+
+def _prefix_word(prefix: int, page_size: int) -> str:
+    if prefix < 0:
+        raise InvalidArgumentError(f"prefix={prefix}: must be at least 0")
+    return f"prefix={prefix - prefix % page_size}"
+
+
+def _prefix(problem: str) -> int:
+    words = (word.partition("=") for word in problem.split())
+    return next((int(value) for key, _, value in words if key == "prefix"), 0)
 
 
 def _listed(lengths: Any) -> str:
@@ -300,7 +333,7 @@ def _lengths(
     return repeated(array.shape[0], 1, like)
 
 
-def _require_no_gradient(**tensors: Any) -> None:
+def require_no_gradient(**tensors: Any) -> None:
     import torch
 
     for name, tensor in tensors.items():

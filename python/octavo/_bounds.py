@@ -18,6 +18,10 @@ class Bounds(NamedTuple):
         requests, tokens, q_len, kv_len = (_power(n) for n in self)
         return Bounds(requests, tokens, min(q_len, tokens), kv_len)
 
+    def after(self, prefix: int) -> Bounds:
+        """Of requests whose queries come after a prefix."""
+        return self._replace(q_len=max(1, min(self.q_len, self.kv_len - prefix + 1)))
+
     def lengths(self) -> str:
         """As the lengths of a problem: the longest first, as many as the tokens fill."""
         whole, rest = divmod(self.tokens, self.q_len)

@@ -6,7 +6,17 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from . import _octavo
-from ._arrays import as_array, describe, device_of, dtype_name, empty, require_writable, vector
+from ._arrays import (
+    as_array,
+    current_stream,
+    describe,
+    device_of,
+    dtype_name,
+    empty,
+    is_gpu_array,
+    require_writable,
+    vector,
+)
 from ._errors import CacheFullError, InvalidArgumentError
 
 
@@ -57,12 +67,13 @@ def rope_table(positions: int, rotary: int, base: float = 10000.0, *, like: Any 
 
 
 def rotate(x: Any, rope: Rope, positions: Any) -> None:
-    """Turns the rows of `x` [rows, heads, d] in place: queries, as `KVCache.append` turns keys."""
+    """Turns the rows of `x` [rows, heads, d] in place, on the CPU: queries, as `KVCache.append` turns
+    keys."""
     require_writable("x", x)
     positions, table = _integers("positions", positions), as_array(rope.table)
     _octavo.rotate(
-        (rope.style, _describe("rope.table", table), _describe("positions", positions)),
-        _describe("x", x),
+        (rope.style, _host("rope.table", table), _host("positions", positions)),
+        _host("x", x),
     )
 
 
@@ -103,7 +114,7 @@ def store(
 
 
 class KVCache:
-    """A paged cache of keys and values on the CPU. A step of an engine:
+    """A paged cache of keys and values, on the CPU or a GPU. A step of an engine:
 
         admit, reserve    pages for the tokens to come, or CacheFullError, which changes nothing
         append            their K and V into the pages, layer after layer
@@ -112,6 +123,9 @@ class KVCache:
     Requests that begin with the same tokens, and the same salt, share the pages that those fill. A
     page can be found once K and V of all its tokens are written in all layers, and stays when its
     requests are gone until its room is needed: least recently used first.
+
+    On a GPU, `append` enqueues its work on the cache's stream; page tables and lengths are kept in
+    host memory.
 
     Threads may share a cache; a request is used by one of them at a time. Methods raise
     InvalidArgumentError for a request that was freed or never was, and what raises has changed
@@ -135,6 +149,8 @@ class KVCache:
         like: Any = None,
         k: Sequence[Any] | None = None,
         v: Sequence[Any] | None = None,
+        device: str | None = None,
+        stream: int | None = None,
     ) -> None:
         """
         pages, page_size    of the pool; tokens of a page
@@ -148,30 +164,48 @@ class KVCache:
         share_prefixes      if not, requests share pages only when they are forked
         like       an array of the framework that `k` and `v` shall be of; default: numpy
         k, v       memory to use instead of the cache's own: an array a layer, in `order`
+        device     "cpu" or "cuda:N": whose memory holds K and V, as torch tensors on a GPU unless `like`
+                   is another framework's; default: that of `k` or `like`, else the CPU
+        stream     on a GPU, the address of the stream where K and V are stored: where attention runs,
+                   or one that it waits for; default: the framework's current one
         """
         if (k is None) != (v is None):
             raise InvalidArgumentError("k and v: give both or none of them")
         short = dtype_name(dtype)
         dv = d if dv is None else dv
         if k is None:
+            like = _like(like, device)
             k, v = _pools(pages, page_size, layers, hkv, d, dv, short, order, pool, like)
         self._k, self._v = list(k), list(v)
         if len(self._k) != layers or len(self._v) != layers:
             raise InvalidArgumentError(
                 f"k and v have {len(self._k)} and {len(self._v)} arrays: layers={layers}"
             )
+        self._device = device or (device_of(self._k[0]) if self._k else "cpu")
         for name, arrays in (("k", self._k), ("v", self._v)):
             for array in arrays:
-                require_writable(name, array)
+                if not is_gpu_array(array):
+                    require_writable(name, array)
+        if stream is not None and self._device == "cpu":
+            raise InvalidArgumentError(f"stream={stream}: a cache on cpu has none")
+        if stream is None:
+            stream = 0 if self._device == "cpu" else current_stream(self._k[0])
         self._cache = _octavo.KvCache.make(
             f"paged pool=split order={order} page={page_size} q=f32 kv={short} hq={hkv} hkv={hkv} "
             f"d={d} dv={dv} mask={mask} q_len=1 kv_len=1",
             pages,
             share_prefixes,
             order,
-            [_describe("k", array) for array in self._k],
-            [_describe("v", array) for array in self._v],
+            [self._describe("k", array) for array in self._k],
+            [self._describe("v", array) for array in self._v],
+            self._device,
+            stream,
         )
+
+    @property
+    def device(self) -> str:
+        """Whose memory holds it: "cpu" or "cuda:N"."""
+        return self._device
 
     def k(self, layer: int = 0) -> Any:
         """The keys of a layer, as octavo.attention takes them."""
@@ -194,7 +228,7 @@ class KVCache:
         salt = salt.encode() if isinstance(salt, str) else salt
         prompt = _integers("prompt", prompt)
         count = len(prompt) if tokens is None else tokens
-        request, cached, missing = self._cache.admit(_describe("prompt", prompt), salt, count)
+        request, cached, missing = self._cache.admit(_host("prompt", prompt), salt, count)
         if request == 0:
             raise CacheFullError(missing)
         return Admission(request, cached)
@@ -206,7 +240,7 @@ class KVCache:
             missing = self._cache.reserve_unnamed(request, tokens)
         else:
             ids = _integers("tokens", tokens)
-            missing = self._cache.reserve(request, _describe("tokens", ids))
+            missing = self._cache.reserve(request, _host("tokens", ids))
         if missing:
             raise CacheFullError(missing)
 
@@ -231,6 +265,8 @@ class KVCache:
                     or an array of one value or of one value per KV head. octavo.attention takes the same
         rope        turns K before it is stored
         positions   [rows] for `rope`; by default each token's place in its request
+
+        On a GPU all arrays are there, and are used on the cache's stream.
         """
         k, v = as_array(k), as_array(v)
         scales = []
@@ -240,17 +276,17 @@ class KVCache:
         turned = None
         if rope is not None:
             table = as_array(rope.table)
-            ids = None if positions is None else _integers("positions", positions)
-            place = None if ids is None else _describe("positions", ids)
-            turned = (rope.style, _describe("rope.table", table), place)
+            ids = None if positions is None else self._positions(positions)
+            place = None if ids is None else self._describe("positions", ids)
+            turned = (rope.style, self._describe("rope.table", table), place)
         elif positions is not None:
             raise InvalidArgumentError("positions are given: they are for a rope")
         self._cache.append(
             layer,
             list(requests),
-            _describe("k", k),
-            _describe("v", v),
-            *(scale if isinstance(scale, float) else _describe(n, scale) for n, scale in scales),
+            self._describe("k", k),
+            self._describe("v", v),
+            *(s if isinstance(s, float) else self._describe(name, s) for name, s in scales),
             turned,
         )
 
@@ -282,13 +318,25 @@ class KVCache:
         return self._cache.written(request)
 
     def tables(self, requests: Sequence[int]) -> tuple[Any, Any]:
-        """The int32 page table [requests, columns] and lengths [requests], of k's framework."""
+        """The int32 page table [requests, columns] and lengths [requests], of k's framework and device."""
         page_table, kv_lens = self._cache.tables(list(requests))
         like = self._k[0]
         return vector(page_table, "i32", like), vector(kv_lens, "i32", like)
 
     def statistics(self) -> CacheStatistics:
         return CacheStatistics(**self._cache.statistics())
+
+    def _describe(self, name: str, array: Any) -> Any:
+        if device_of(array) != self._device:
+            raise InvalidArgumentError(
+                f"{name} is on {device_of(array)}: the cache is on {self._device}"
+            )
+        return describe(name, array)
+
+    def _positions(self, positions: Any) -> Any:
+        if self._device == "cpu":
+            return _integers("positions", positions)
+        return vector(positions, "i32", self._k[0])
 
 
 def _pools(
@@ -325,17 +373,32 @@ def _pools(
     )
 
 
-def _describe(name: str, array: Any) -> Any:
+def _like(like: Any, device: str | None) -> Any:
+    """An array of the framework and on the device that the pools shall be on."""
+    if device in (None, "cpu"):
+        return like
+    if like is None:
+        import torch
+
+        return torch.empty(0, device=device)
+    if device_of(like) != device:
+        raise InvalidArgumentError(f"like is on {device_of(like)}: device={device!r}")
+    return like
+
+
+def _host(name: str, array: Any) -> Any:
     device = device_of(array)
     if device != "cpu":
-        raise InvalidArgumentError(f"{name} is on {device}: the cache is on cpu")
+        raise InvalidArgumentError(f"{name} is on {device}: must be in host memory")
     return describe(name, array)
 
 
 def _integers(name: str, values: Any) -> Any:
-    """Integers of any kind, as a dense int32 numpy array."""
+    """Integers of any kind in host memory, as a dense int32 numpy array."""
     import numpy
 
+    if device_of(values) != "cpu":
+        raise InvalidArgumentError(f"{name} is on {device_of(values)}: must be in host memory")
     array = numpy.asarray(values)
     if array.size == 0:
         return numpy.empty(0, numpy.int32)

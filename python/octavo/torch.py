@@ -1,6 +1,7 @@
-"""The torch operators octavo::attention and octavo::attention_out, for torch.compile and export.
+"""The torch operators octavo::attention, octavo::attention_out, octavo::merge_states and
+octavo::merge_states_out, for torch.compile and export.
 
-`octavo.attention` calls them. `problem` is a problem in its text form without the lengths, which the
+`octavo.attention` and `octavo.merge_states` call them. `problem` is a problem in its text form without the lengths, which the
 operators read from q_lens and kv_lens on the CPU; on a GPU they take max_q_len and max_kv_len as
 bounds, and what the tensors have room for where these are 0. `scales` and `scale_arrays` are q's, k's,
 v's and out's.
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from ._arrays import LONG_NAMES
 from ._attention import compute
+from ._merge import compute as merge
 
 _INPUTS = (
     "str problem, str kernel, SymInt max_q_len, SymInt max_kv_len, "
@@ -65,3 +67,35 @@ attention_out = torch.library.custom_op(
 @attention_out.register_fake
 def _(*_):  # type: ignore[no-untyped-def]
     return None
+
+
+@torch.library.custom_op("octavo::merge_states", mutates_args=(), device_types=("cpu", "cuda"))
+def merge_states(parts: Tensor, parts_lse: Tensor, out_dtype: str) -> tuple[Tensor, Tensor]:
+    out, lse = _merged(parts, out_dtype)
+    merge(parts, parts_lse, out, lse)
+    return out, lse
+
+
+@merge_states.register_fake
+def _(parts, parts_lse, out_dtype):  # type: ignore[no-untyped-def]
+    return _merged(parts, out_dtype)
+
+
+merge_states_out = torch.library.custom_op(
+    "octavo::merge_states_out",
+    merge,
+    mutates_args=("out", "lse"),
+    device_types=("cpu", "cuda"),
+    schema="(Tensor parts, Tensor parts_lse, Tensor(a!) out, Tensor(b!) lse) -> ()",
+)
+
+
+@merge_states_out.register_fake
+def _(*_):  # type: ignore[no-untyped-def]
+    return None
+
+
+def _merged(parts: Tensor, out_dtype: str) -> tuple[Tensor, Tensor]:
+    """Uninitialised results of a merge."""
+    out = parts.new_empty(parts.shape[1:], dtype=getattr(torch, LONG_NAMES[out_dtype]))
+    return out, parts.new_empty(parts.shape[1:3], dtype=torch.float32)

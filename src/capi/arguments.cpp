@@ -73,6 +73,16 @@ Arguments to_arguments(const octavo_arguments& c) {
   return a;
 }
 
+MergeArguments to_merge(const octavo_merge_arguments& c) {
+  require_version("arguments", c);
+  MergeArguments a;
+  a.parts = to_tensor<4>("parts", c.parts);
+  a.parts_lse = to_tensor<3>("parts_lse", c.parts_lse);
+  a.out = to_tensor<3>("out", c.out);
+  if (c.lse.data != nullptr || c.lse.rank != 0) a.lse = to_tensor<2>("lse", c.lse);
+  return a;
+}
+
 std::vector<KvView> to_views(const char* name, const octavo_tensor* tensors, std::int64_t count) {
   std::vector<KvView> views;
   for (std::int64_t i = 0; i < count; ++i) views.push_back(to_tensor<4>(name, tensors[i]));

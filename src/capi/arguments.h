@@ -6,12 +6,16 @@
 #include "octavo/arguments.h"
 #include "octavo/c.h"
 #include "octavo/kv_cache.h"
+#include "octavo/merge_states.h"
 
 namespace octavo::capi {
 
 /// The same arguments in C++. Checks only what the C++ form cannot express: the struct's version,
 /// ranks, dtypes and negative counts. Throws Error(invalid_argument).
 Arguments to_arguments(const octavo_arguments& c);
+
+/// The same of what a merge takes.
+MergeArguments to_merge(const octavo_merge_arguments& c);
 
 /// The same of what a cache takes. `tensors` has a view for each of `count` layers.
 std::vector<KvView> to_views(const char* name, const octavo_tensor* tensors, std::int64_t count);

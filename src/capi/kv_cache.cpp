@@ -28,6 +28,8 @@ KvCache make_cache(const octavo_kv_cache_config& c) {
   validate(problem);
   KvCacheConfig config = KvCacheConfig::of(problem, c.pages, c.layers);
   config.share_prefixes = c.share_prefixes != 0;
+  if (c.device != nullptr) config.device = c.device;
+  config.stream = {c.stream};
   if (c.k == nullptr && c.v == nullptr) return KvCache(config);
   require_pointer("config.k", c.k);
   require_pointer("config.v", c.v);
@@ -127,6 +129,10 @@ octavo_code octavo_kv_cache_append(octavo_kv_cache* cache, const octavo_kv_appen
     if (executor == nullptr) {
       found->append(step);
     } else {
+      if (found->config().device != "cpu") {
+        throw Error(ErrorCode::invalid_argument,
+                    concat("an executor is given: the cache is on ", found->config().device));
+      }
       ForeignExecutor foreign(*executor);
       found->append(step, foreign);
     }

@@ -52,6 +52,27 @@ void check_page_ids(const Problem& p, const Arguments& a) {
   }
 }
 
+/// That the requests with queries share the prefix that the plan has, and that it comes before
+/// their queries.
+void check_prefix(const Problem& p, const Arguments& a) {
+  const std::int32_t* shared = nullptr;
+  for (std::size_t r = 0; r < a.q_lens.size(); ++r) {
+    if (a.q_lens[r] == 0) continue;
+    const std::int64_t first = std::int64_t{a.kv_lens[r]} - a.q_lens[r];
+    require_argument(first + 1 >= p.prefix, "kv_lens[", r, "]=", a.kv_lens[r], " with q_lens[", r,
+                     "]=", a.q_lens[r], ": queries begin at ", first, ", in the plan's prefix of ",
+                     p.prefix, " tokens");
+    const std::int32_t* pages =
+        a.page_table.data + static_cast<std::int64_t>(r) * a.page_table.stride;
+    if (shared == nullptr) shared = pages;
+    for (std::int64_t c = 0; c < p.prefix / p.page_size; ++c) {
+      require_argument(pages[c] == shared[c], "page_table[", r, "][", c, "]=", pages[c],
+                       ": must be the page that all share, ", shared[c],
+                       ", in the plan's prefix of ", p.prefix, " tokens");
+    }
+  }
+}
+
 }  // namespace
 
 Call make_call(const Problem& p, const Arguments& a, std::byte* workspace) {
@@ -59,6 +80,7 @@ Call make_call(const Problem& p, const Arguments& a, std::byte* workspace) {
   check_lengths(p, a);
   const bool paged = p.layout == Layout::paged;
   if (paged) check_page_ids(p, a);
+  if (p.prefix > 0) check_prefix(p, a);
 
   Call call{p, a, {}, workspace};
   std::int64_t q_begin = 0;

@@ -123,6 +123,8 @@ bool set_paging(Problem& problem, const Field& field) {
     problem.pool = field.value == "joint" ? Pool::joint : Pool::split;
   } else if (field.key == "page") {
     problem.page_size = field.integer();
+  } else if (field.key == "prefix") {
+    problem.prefix = field.integer();
   } else {
     return false;
   }

@@ -84,6 +84,7 @@ std::string Problem::to_string() const {
   if (lse) text += " lse";
   if (invariant) text += " invariant";
   if (split != 0) text += concat(" split=", split);
+  if (prefix != 0) text += concat(" prefix=", prefix);
   return concat(text, " b=", batch(), " q_len=", print(q_len), " kv_len=", print(kv_len));
 }
 

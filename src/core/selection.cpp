@@ -157,7 +157,12 @@ std::string_view Plan::kernel() const { return kernel_->name; }
 std::size_t Plan::workspace_size() const {
   return code_ ? code_->workspace() : kernel_->workspace(*problem_);
 }
-DType Plan::weights() const { return kernel_->weights; }
+DType Plan::weights() const {
+  const auto either_is = [&](DType dtype) { return problem_->q == dtype || problem_->kv == dtype; };
+  if (kernel_->weights == DType::f32 || either_is(DType::f32)) return DType::f32;
+  if (either_is(DType::f16)) return device_.is_cpu() ? DType::f32 : DType::f16;
+  return kernel_->weights;
+}
 
 void Plan::run(const Arguments& arguments, Executor& executor) const {
   require_argument(!code_, "an executor is given: the plan runs on ", device_.id,

@@ -47,6 +47,20 @@ void validate_mask(const Mask& mask) {
   if (mask.kind == MaskKind::chunked) require_range("mask=chunked", mask.chunk, 1, kMaxTokens);
 }
 
+/// Queries sit at or past the prefix's last token, and so see all of it under a causal mask.
+void validate_prefix(const Problem& p) {
+  require_range("prefix", p.prefix, 0, kMaxTokens);
+  if (p.prefix == 0) return;
+  require(p.layout == Layout::paged, "prefix=", p.prefix, ": only the layout paged has one");
+  require(p.prefix % p.page_size == 0, "prefix=", p.prefix, ": must be a multiple of page=",
+          p.page_size);
+  for (std::int64_t r = 0; r < p.batch(); ++r) {
+    require(p.q_len[r] == 0 || p.prefix <= p.kv_len[r] - p.q_len[r] + 1, "prefix=", p.prefix,
+            ": must be at most ", p.kv_len[r] - p.q_len[r] + 1, ", where q_len[", r,
+            "]=", p.q_len[r], " queries of kv_len[", r, "]=", p.kv_len[r], " begin, plus one");
+  }
+}
+
 void validate_lengths(const Problem& p) {
   require_range("b", p.batch(), 1, kMaxBatch);
   require(p.q_len.size() == p.kv_len.size(), "kv_len has ", p.kv_len.size(),
@@ -77,6 +91,7 @@ void validate(const Problem& p) {
   validate_mask(p.mask);
   validate_lengths(p);
   validate_layout(p);
+  validate_prefix(p);
 }
 
 }  // namespace octavo

@@ -5,6 +5,7 @@
 
 namespace octavo {
 
+KernelInfo cpu_cascade();
 KernelInfo cpu_amx_bf16();
 KernelInfo cpu_avx512_bf16();
 KernelInfo cpu_avx512();

@@ -31,6 +31,7 @@ int usable_threads() {
 
 const std::vector<KernelInfo>& cpu_kernels() {
   static const std::vector<KernelInfo> table = {
+    cpu_cascade(),
 #if defined(__x86_64__)
     cpu_amx_bf16(),
     cpu_avx512_bf16(),

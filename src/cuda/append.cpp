@@ -65,8 +65,7 @@ class Launches {
   void flush() {
     if (count_ == 0) return;
     constexpr std::uint32_t kSides = 2;
-    function_.launch({count_, kSides}, kAppendWarps * kWarpThreads, stream_, &params_,
-                     sizeof params_);
+    function_.launch({count_, kSides}, kAppendWarps * kWarpThreads, stream_, &params_);
     count_ = 0;
   }
 

@@ -70,6 +70,7 @@ void find_all(const Loader& loader, Driver& d) {
   loader.find(d.copy_to_device, "cuMemcpyHtoD_v2");
   loader.find(d.copy_to_host, "cuMemcpyDtoH_v2");
   loader.find(d.set_bytes, "cuMemsetD8Async");
+  loader.find(d.encode_tensor_map, "cuTensorMapEncodeTiled");
   loader.find(d.stream_create, "cuStreamCreate");
   loader.find(d.stream_destroy, "cuStreamDestroy_v2");
   loader.find(d.stream_context, "cuStreamGetCtx");

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <string>
 #include <string_view>
 
@@ -45,6 +46,9 @@ enum class PointerAttribute : int {
 
 enum class MemoryType : unsigned { unknown = 0, host = 1, device = 2 };
 
+enum class TensorMapType : int { uint16 = 1 };
+enum class TensorMapSwizzle : int { bytes_128 = 3 };
+
 enum class FunctionAttribute : int { dynamic_shared_bytes = 8 };
 
 /// The entry points of libcuda, which is opened at run time.
@@ -79,6 +83,11 @@ struct Driver {
   Result (*copy_to_host)(void* target, DevicePointer source, std::size_t bytes);
   Result (*set_bytes)(DevicePointer pointer, unsigned char value, std::size_t bytes,
                       StreamHandle stream);
+
+  Result (*encode_tensor_map)(void* map, TensorMapType type, unsigned rank, void* address,
+                              const std::uint64_t* shape, const std::uint64_t* strides,
+                              const std::uint32_t* box, const std::uint32_t* steps,
+                              int interleave, TensorMapSwizzle swizzle, int promotion, int fill);
 
   Result (*stream_create)(StreamHandle* stream, unsigned flags);
   Result (*stream_destroy)(StreamHandle stream);

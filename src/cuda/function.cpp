@@ -10,11 +10,6 @@
 namespace octavo::cuda {
 namespace {
 
-// Keys of the list that hands a launch its parameters as one buffer.
-void* const kParamEnd = nullptr;
-void* const kParamBuffer = reinterpret_cast<void*>(1);
-void* const kParamBufferSize = reinterpret_cast<void*>(2);
-
 /// A variant on a device, with a lock of its own: compiling may take seconds.
 struct Entry {
   int ordinal;
@@ -69,13 +64,12 @@ Function load(const Device& device, const Variant& variant, int shared_bytes) {
   return function;
 }
 
-void Function::launch(Grid grid, int threads, void* stream, const void* params,
-                      std::size_t bytes) const {
-  void* extra[] = {kParamBuffer, const_cast<void*>(params), kParamBufferSize, &bytes, kParamEnd};
+void Function::launch(Grid grid, int threads, void* stream, const void* params) const {
+  void* arguments[] = {const_cast<void*>(params)};
   const Result result =
       driver().launch(static_cast<FunctionHandle>(handle_), grid.x, grid.y, grid.z,
                       static_cast<unsigned>(threads), 1, 1, static_cast<unsigned>(shared_bytes_),
-                      static_cast<StreamHandle>(stream), nullptr, extra);
+                      static_cast<StreamHandle>(stream), arguments, nullptr);
   check(result, "cuLaunchKernel", "for ", source_, " on a grid of ", grid.x, " x ", grid.y, " x ",
         grid.z, " blocks of ", threads, " threads with ", shared_bytes_, " bytes of shared memory");
 }

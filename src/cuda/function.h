@@ -16,9 +16,9 @@ struct Grid {
 /// lives.
 class Function {
  public:
-  /// Launches on `stream`, a CUstream of the device. `params` is the kernel's one parameter, of
-  /// `bytes` bytes, read before this returns. Throws Error(device_error).
-  void launch(Grid grid, int threads, void* stream, const void* params, std::size_t bytes) const;
+  /// Launches on `stream`, a CUstream of the device. `params` is the kernel's one parameter, read
+  /// before this returns. Throws Error(device_error).
+  void launch(Grid grid, int threads, void* stream, const void* params) const;
 
  private:
   friend Function load(const Device& device, const Variant& variant, int shared_bytes);

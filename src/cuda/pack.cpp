@@ -6,6 +6,7 @@
 #include "core/text.h"
 #include "cuda/append.h"
 #include "cuda/kernels.h"
+#include "cuda/merge_states.h"
 #include "cuda/run_check.h"
 #include "cuda/table.h"
 #include "octavo/error.h"
@@ -20,6 +21,8 @@ struct PackedKernel {
 
 /// One for each kernel of the table.
 constexpr PackedKernel kPacked[] = {
+    {"cuda_cascade", cascade_variants},
+    {"cuda_sm90", sm90_variants},
     {"cuda_portable", portable_variants},
     {"cuda_reference", reference_variants},
 };
@@ -64,9 +67,11 @@ std::vector<Problem> common_problems() {
     for (const std::string types : {"q=bf16 kv=bf16", "q=f16 kv=f16", "q=bf16 kv=e4m3"}) {
       for (const std::string mask : {"none", "causal"}) {
         for (const std::string q_len : {"1", "4096"}) {
-          problems.push_back(
-              Problem::parse(concat("paged pool=split ", types, " hq=32 hkv=8 ", dims,
-                                    " mask=", mask, " q_len=", q_len, " kv_len=8192")));
+          for (const std::string prefix : {"0", "4096"}) {
+            problems.push_back(Problem::parse(concat("paged pool=split ", types, " hq=32 hkv=8 ",
+                                                     dims, " mask=", mask, " q_len=", q_len,
+                                                     " kv_len=8192 prefix=", prefix)));
+          }
         }
       }
     }
@@ -96,7 +101,7 @@ std::vector<Variant> needed_variants(const Problem& problem, int architecture,
 std::vector<Variant> default_variants(int architecture, std::string_view kernel) {
   const Device device = typical_device(architecture);
   std::vector<Variant> all;
-  if (kernel.empty()) all = {append_variant(), check_variant()};
+  if (kernel.empty()) all = {append_variant(), check_variant(), merge_states_variant()};
   for (const KernelInfo& info : named(kernel)) {
     for (const Problem& problem : common_problems()) {
       if (info.supports(problem, device).reasons().empty()) {

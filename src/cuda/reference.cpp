@@ -51,7 +51,7 @@ class Reference final : public StreamKernel {
                                  static_cast<std::int32_t>(p.kv), static_cast<std::int32_t>(p.out)};
     const std::int64_t heads = (p.hq + kReferenceWarps - 1) / kReferenceWarps;
     const Grid grid{static_cast<std::uint32_t>(call.rows), static_cast<std::uint32_t>(heads)};
-    function_.launch(grid, kReferenceWarps * kWarpThreads, call.stream, &params, sizeof params);
+    function_.launch(grid, kReferenceWarps * kWarpThreads, call.stream, &params);
   }
 
  private:

@@ -26,6 +26,7 @@ CheckParams check_params(const StreamCall& call, const Buffer& first) {
   params.most_q_len = static_cast<std::int32_t>(p.max_q_len());
   params.most_kv_len = static_cast<std::int32_t>(p.max_kv_len());
   params.packed = p.layout == Layout::packed ? 1 : 0;
+  params.prefix = static_cast<std::int32_t>(p.prefix);
   if (p.layout == Layout::paged) {
     params.page_table = a.page_table.data;
     params.page_table_stride = a.page_table.stride;
@@ -45,6 +46,13 @@ std::int32_t fetch(const std::int32_t* data, std::int64_t index) {
   check(driver().copy_to_host(&value, reinterpret_cast<std::uintptr_t>(data + index), sizeof value),
         "cuMemcpyDtoH", "while reading what a check found");
   return value;
+}
+
+/// The page of column c that the requests with queries share.
+std::int32_t fetch_shared(const Arguments& a, std::int64_t c) {
+  std::int64_t first = 0;
+  while (fetch(a.q_lens.data(), first) <= 0) ++first;
+  return fetch(a.page_table.data, first * a.page_table.stride + c);
 }
 
 /// Throws what a check found, in the words of a run on the CPU.
@@ -91,6 +99,15 @@ std::int32_t fetch(const std::int32_t* data, std::int64_t index) {
       refuse("k and v have ", a.k.shape[1], " tokens: kv_lens sum to more, with kv_lens[", r,
              "]=", kv_len);
       break;
+    case Fault::prefix:
+      refuse("kv_lens[", r, "]=", kv_len, " with q_lens[", r, "]=", q_len, ": queries begin at ",
+             std::int64_t{kv_len} - q_len, ", in the plan's prefix of ", p.prefix, " tokens");
+      break;
+    case Fault::shared:
+      refuse("page_table[", r, "][", c, "]=", fetch(a.page_table.data, r * a.page_table.stride + c),
+             ": must be the page that all share, ", fetch_shared(a, c),
+             ", in the plan's prefix of ", p.prefix, " tokens");
+      break;
   }
   throw Error(ErrorCode::device_error, concat("a check wrote ", found, ", which no check finds"));
 }
@@ -122,7 +139,7 @@ void check_run(const Device& device, const StreamCall& call) {
         "cuMemsetD8Async", "while checking a run");
   const CheckParams params = check_params(call, first);
   const Grid grid{static_cast<std::uint32_t>(std::min(call.requests, kMostBlocks))};
-  function.launch(grid, kThreads, call.stream, &params, sizeof params);
+  function.launch(grid, kThreads, call.stream, &params);
   check(driver().stream_wait(stream), "cuStreamSynchronize", "while checking a run");
   first.read(0, &found, sizeof found);
   if (found != kNoFinding) report(call, found);

@@ -9,7 +9,7 @@
 namespace octavo::cuda {
 
 const std::vector<KernelInfo>& kernels() {
-  static const std::vector<KernelInfo> table = {portable(), reference()};
+  static const std::vector<KernelInfo> table = {cascade(), sm90(), portable(), reference()};
   return table;
 }
 

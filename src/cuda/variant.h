@@ -12,7 +12,8 @@ struct Variant {
   std::string source;  ///< below src/cuda/kernels, as in "portable/attend.cu"
   std::string entry;   ///< its one `extern "C" __global__` function
   std::vector<std::pair<std::string, std::string>> definitions;  ///< macros, in a fixed order
-  bool may_spill = false;  ///< if not, a build whose registers spill fails
+  bool may_spill = false;              ///< if not, a build whose registers spill fails
+  bool architecture_specific = false;  ///< uses instructions that no other architecture has
 
   bool operator==(const Variant&) const = default;
 };

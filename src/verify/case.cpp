@@ -303,7 +303,9 @@ class Case::Maker {
     std::size_t next = 0;
     for (std::int64_t r = 0; r < p_.batch(); ++r) {
       for (std::int64_t i = 0; i < ceil_div(p_.kv_len[r], page); ++i) {
-        c_.page_table_[r * stride + i] = ids[next++];
+        const bool shared = owner(r, i * page) != r;
+        c_.page_table_[r * stride + i] =
+            shared ? c_.page_table_[owner(r, i * page) * stride + i] : ids[next++];
       }
     }
     a_.page_table = {c_.page_table_.data(), p_.batch(), columns, stride};
@@ -323,6 +325,38 @@ class Case::Maker {
     }
     a_.k = kv_view(c_.k_memory_.data(), {pages, page, p_.hkv, p_.d}, strides(p_.d));
     a_.v = kv_view(v_data, {pages, page, p_.hkv, p_.dv}, strides(p_.dv));
+  }
+
+  /// The request whose page holds token j of request r: the first that has as many, in the prefix.
+  std::int64_t owner(std::int64_t r, std::int64_t j) const {
+    if (j >= p_.prefix) return r;
+    const std::int64_t page_end = (j / p_.page_size + 1) * p_.page_size;
+    std::int64_t first = 0;
+    while (first < r && p_.kv_len[first] < page_end) ++first;
+    return first;
+  }
+
+  bool is_seen(std::int64_t r, std::int64_t j) const {
+    for (std::int64_t i = 0; i < p_.q_len[r]; ++i) {
+      if (c_.sees(r, i, j)) return true;
+    }
+    return false;
+  }
+
+  /// Whether some query of the requests whose pages these are sees token j of request r.
+  bool is_seen_by_any(std::int64_t r, std::int64_t j) const {
+    for (std::int64_t other = r; other < p_.batch(); ++other) {
+      if (owner(other, j) == r && is_seen(other, j)) return true;
+    }
+    return false;
+  }
+
+  /// Token j of request r is one of another request.
+  void copy_token(std::int64_t r, std::int64_t j) {
+    const std::int64_t from = c_.first_kv_[owner(r, j)] + j;
+    const std::int64_t to = c_.first_kv_[r] + j;
+    std::copy_n(c_.k(from, 0), p_.hkv * p_.d, c_.k_.begin() + to * p_.hkv * p_.d);
+    std::copy_n(c_.v(from, 0), p_.hkv * p_.dv, c_.v_.begin() + to * p_.hkv * p_.dv);
   }
 
   double draw(std::byte* at, DType dtype) {
@@ -360,9 +394,11 @@ class Case::Maker {
     c_.v_.resize(static_cast<std::size_t>(c_.first_kv_.back() * p_.hkv * p_.dv));
     for (std::int64_t r = 0; r < p_.batch(); ++r) {
       for (std::int64_t j = 0; j < p_.kv_len[r]; ++j) {
-        bool seen = false;
-        for (std::int64_t i = 0; i < p_.q_len[r] && !seen; ++i) seen = c_.sees(r, i, j);
-        if (!seen) continue;
+        if (owner(r, j) != r) {
+          copy_token(r, j);
+          continue;
+        }
+        if (!is_seen_by_any(r, j)) continue;
         draw_token(a_.k, r, j, c_.k_);
         draw_token(a_.v, r, j, c_.v_);
       }

@@ -89,6 +89,15 @@ void sample_lengths(Random& random, Problem& p) {
   }
 }
 
+/// Puts the same tokens before those of all requests.
+void sample_prefix(Random& random, Problem& p) {
+  p.prefix = p.page_size * random.integer(1, std::max<std::int64_t>(1, 100 / p.page_size));
+  for (std::int64_t r = 0; r < p.batch(); ++r) {
+    p.q_len[r] = std::min(p.q_len[r], p.kv_len[r] + 1);
+    p.kv_len[r] += p.prefix;
+  }
+}
+
 Problem draw(Random& random) {
   Problem p;
   p.layout = random.pick({Layout::paged, Layout::paged, Layout::paged, Layout::ragged,
@@ -122,6 +131,7 @@ Problem draw(Random& random) {
   p.invariant = random.chance(0.25);
   if (random.chance(0.3)) p.split = random.pick<std::int64_t>({1, 7, 16, 32, 33, 64});
   sample_lengths(random, p);
+  if (p.layout == Layout::paged && random.chance(0.3)) sample_prefix(random, p);
   return p;
 }
 
@@ -151,6 +161,8 @@ std::vector<Problem> simpler(const Problem& p) {
   add([&](Problem& n) { n.v_scale = ScaleKind::host; });
   add([&](Problem& n) { n.out_scale = ScaleKind::host; });
   add([&](Problem& n) { n.split = 0; });
+  add([&](Problem& n) { n.prefix = 0; });
+  add([&](Problem& n) { n.prefix -= std::min(n.prefix, n.page_size); });
   add([&](Problem& n) { n.mask = {}; });
   add([&](Problem& n) {
     if (n.mask.kind != MaskKind::none) n.mask = {MaskKind::causal, -1, -1, 0};
@@ -163,6 +175,7 @@ std::vector<Problem> simpler(const Problem& p) {
     n.order = plain.order;
     n.pool = plain.pool;
     n.page_size = plain.page_size;
+    n.prefix = 0;
   });
   add([&](Problem& n) { n.q = n.kv = n.out = DType::f32; });
   add([&](Problem& n) { n.out = n.q; });

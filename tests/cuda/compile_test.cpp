@@ -129,7 +129,8 @@ INSTANTIATE_TEST_SUITE_P(, CudaCompile, testing::Values("nvcc", "nvrtc"),
 TEST(CudaPack, HoldsVariantsOfEveryKernel) {
   for (const int architecture : kArchitectures) {
     for (const KernelInfo& kernel : kernels()) {
-      EXPECT_FALSE(default_variants(architecture, kernel.name).empty())
+      const bool exists = kernel.name != "cuda_sm90" || architecture == 90;
+      EXPECT_EQ(!default_variants(architecture, kernel.name).empty(), exists)
           << kernel.name << " on sm_" << architecture;
     }
   }

@@ -4,16 +4,28 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <map>
 #include <mutex>
+#include <string_view>
 #include <vector>
+
+#include "cuda/kernels/append/params.h"
+#include "cuda/kernels/cascade/params.h"
+#include "cuda/kernels/check/params.h"
+#include "cuda/kernels/merge_states/params.h"
+#include "cuda/kernels/portable/params.h"
+#include "cuda/kernels/reference/params.h"
+#include "cuda/kernels/sm90/params.h"
 
 namespace {
 
 constexpr int kSuccess = 0;
+constexpr int kNotFound = 500;
 constexpr int kInvalidValue = 1;
 constexpr int kInvalidDevice = 101;
 constexpr int kMostDevices = 8;
@@ -52,7 +64,22 @@ char foreign_context;
 char foreign_stream;
 char own_streams[kMostDevices];
 char code;
-char function;
+
+/// A kernel, and how many bytes its parameter has.
+struct FakeFunction {
+  std::string_view name;
+  std::size_t param_bytes;
+};
+constexpr FakeFunction kFunctions[] = {
+    {"octavo_append", sizeof(octavo::cuda::AppendParams)},
+    {"octavo_cascade_split", sizeof(octavo::cuda::CascadeParams)},
+    {"octavo_check_arguments", sizeof(octavo::cuda::CheckParams)},
+    {"octavo_merge_states", sizeof(octavo::cuda::MergeStatesParams)},
+    {"octavo_merge_splits", sizeof(octavo::cuda::TiledParams)},
+    {"octavo_portable", sizeof(octavo::cuda::PortableParams)},
+    {"octavo_reference", sizeof(octavo::cuda::ReferenceParams)},
+    {"octavo_sm90", sizeof(octavo::cuda::Sm90Params)},
+};
 char event;
 
 thread_local std::vector<void*> contexts;
@@ -174,19 +201,22 @@ int cuModuleLoadData(void** module, const void*) {
   ++fake().loads;
   return current() != nullptr ? kSuccess : kInvalidValue;
 }
-int cuModuleGetFunction(void** handle, void*, const char*) {
-  *handle = &function;
+int cuModuleGetFunction(const void** handle, void*, const char* name) {
+  const auto* const found = std::ranges::find(kFunctions, name, &FakeFunction::name);
+  if (found == std::end(kFunctions)) return kNotFound;
+  *handle = found;
   return kSuccess;
 }
 int cuFuncSetAttribute(void*, int, int) { return kSuccess; }
-int cuLaunchKernel(void*, unsigned x, unsigned y, unsigned z, unsigned threads, unsigned, unsigned,
-                   unsigned shared_bytes, void* stream, void**, void** extra) {
+int cuLaunchKernel(const FakeFunction* function, unsigned x, unsigned y, unsigned z,
+                   unsigned threads, unsigned, unsigned, unsigned shared_bytes, void* stream,
+                   void** params, void**) {
   const std::lock_guard lock(fake().mutex);
   if (fake().launch_result != kSuccess) return fake().launch_result;
   FakeLaunch& launch = fake().launch;
   launch = {launch.count + 1, current(), stream, {x, y, z}, threads, shared_bytes, 0, {}};
-  launch.param_bytes = *static_cast<std::size_t*>(extra[3]);
-  std::memcpy(launch.params, extra[1], launch.param_bytes);
+  launch.param_bytes = function->param_bytes;
+  std::memcpy(launch.params, params[0], launch.param_bytes);
   if (fake().kernel != nullptr) fake().kernel(launch);
   return kSuccess;
 }
@@ -232,6 +262,13 @@ int cuMemcpyDtoH_v2(void* target, unsigned long long source, std::size_t bytes) 
 }
 int cuMemsetD8Async(unsigned long long target, unsigned char value, std::size_t bytes, void*) {
   std::memset(reinterpret_cast<void*>(target), value, bytes);
+  return kSuccess;
+}
+
+int cuTensorMapEncodeTiled(void* map, int, unsigned, void*, const std::uint64_t*,
+                           const std::uint64_t*, const std::uint32_t*, const std::uint32_t*, int,
+                           int, int, int) {
+  std::memset(map, 0, sizeof(octavo::cuda::TensorMap));
   return kSuccess;
 }
 

@@ -89,6 +89,14 @@ TEST_F(CudaRunCheck, NamesTheRequestThePositionAndTheValue) {
             "k and v have 8 tokens: kv_lens sum to more, with kv_lens[1]=-9");
   EXPECT_EQ(message_of("packed q=bf16 hq=4 hkv=2 d=64 q_len=3,2 kv_len=3,2", Fault::unequal),
             "kv_lens[1]=-9: must equal q_lens[1]=70 in packed layout");
+  const char* const prefix =
+      "paged pool=split q=bf16 hq=4 hkv=2 d=64 prefix=16 q_len=3,2 kv_len=33,19";
+  EXPECT_EQ(message_of(prefix, Fault::prefix),
+            "kv_lens[1]=-9 with q_lens[1]=70: queries begin at -79, in the plan's prefix of 16 "
+            "tokens");
+  EXPECT_EQ(message_of(prefix, Fault::shared),
+            "page_table[1][0]=-8: must be the page that all share, 33, in the plan's prefix of 16 "
+            "tokens");
 }
 
 TEST_F(CudaRunCheck, RunsWhatIsRightAndRefusesCaptures) {

@@ -162,6 +162,13 @@ static void test_errors(void) {
   EXPECT_ERROR(octavo_kv_cache_create(&config, &other), OCTAVO_INVALID_PROBLEM, "paged");
   config.problem = kProblem;
   EXPECT_ERROR(octavo_kv_cache_create(&config, &other), OCTAVO_INVALID_ARGUMENT, "pages=0");
+  config.pages = 1;
+  config.device = "abacus";
+  EXPECT_ERROR(octavo_kv_cache_create(&config, &other), OCTAVO_UNAVAILABLE, "abacus");
+  config.device = "cpu";
+  config.stream = &config;
+  EXPECT_ERROR(octavo_kv_cache_create(&config, &other), OCTAVO_INVALID_ARGUMENT,
+               "stream is given: device=cpu has none");
   config.struct_size = 8;
   EXPECT_ERROR(octavo_kv_cache_create(&config, &other), OCTAVO_INVALID_ARGUMENT,
                "config.struct_size=8");

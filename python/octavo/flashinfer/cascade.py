@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+
+import octavo
 
 from ._checks import refuse, require_same_device, require_tensor
 
@@ -27,12 +31,9 @@ def merge_states(v: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
     if tuple(require_tensor("s", s, 3).shape) != tuple(v.shape[:3]):
         refuse(f"s has shape {tuple(s.shape)}: must be {tuple(v.shape[:3])}")
     require_same_device(v=v, s=s)
-    s = s.float()
-    largest = (
-        s.amax(dim=1, keepdim=True) if s.shape[1] else s.new_full((len(s), 1, s.shape[2]), -torch.inf)
-    )
-    weights = torch.where(s == -torch.inf, 0.0, torch.exp2(s - largest))
-    total = weights.sum(dim=1)
-    parts = torch.where(weights[..., None] > 0, v.float() * weights[..., None], 0.0)
-    merged = parts.sum(dim=1) / torch.where(total > 0, total, 1.0)[..., None]
-    return merged.to(v.dtype), largest[:, 0] + torch.log2(total)
+    if v.shape[1] == 0:
+        shape = (len(v), *v.shape[2:])
+        return v.new_zeros(shape), s.new_full(shape[:-1], -math.inf, dtype=torch.float32)
+    natural = s.float().transpose(0, 1) * math.log(2)
+    merged, lse = octavo.merge_states(v.transpose(0, 1), natural)
+    return merged, lse / math.log(2)

@@ -20,7 +20,9 @@ namespace fs = std::filesystem;
 /// Of what a key says, and of the options that compilers get.
 constexpr int kFormat = 1;
 
-std::string target_of(int architecture) { return concat("sm_", architecture); }
+std::string target_of(const Variant& variant, int architecture) {
+  return concat("sm_", architecture, variant.architecture_specific ? "a" : "");
+}
 
 /// What code depends on apart from the compiler.
 std::string key_of(const Variant& variant, int architecture, std::span<const EmbeddedFile> files) {
@@ -41,7 +43,7 @@ std::string file_name(const Variant& variant, const std::string& key) {
 
 fs::path file_in(const fs::path& folder, const Variant& variant, int architecture,
                  const std::string& key) {
-  return folder / target_of(architecture) / file_name(variant, key);
+  return folder / concat("sm_", architecture) / file_name(variant, key);
 }
 
 void make_folder_of(const fs::path& file) {
@@ -52,7 +54,7 @@ void make_folder_of(const fs::path& file) {
 }  // namespace
 
 std::string describe(const Variant& variant, int architecture) {
-  std::string text = concat(variant.source, " ", target_of(architecture));
+  std::string text = concat(variant.source, " ", target_of(variant, architecture));
   for (const auto& [name, value] : variant.definitions) text += concat(" ", name, "=", value);
   return text;
 }
@@ -75,7 +77,7 @@ std::vector<std::byte> CodeStore::cubin(const Variant& variant, int architecture
   try {
     const Compiler compiler = find_compiler(settings_.compilers);
     const auto build = [&] {
-      return compile(compiler, files, variant, target_of(architecture), settings_.limit);
+      return compile(compiler, files, variant, target_of(variant, architecture), settings_.limit);
     };
     if (settings_.cache.empty()) return build();
     const std::string cache_key = concat(key, " compiler=", compiler.version);
@@ -111,9 +113,9 @@ bool CodeStore::add_to_pack(const Variant& variant, int architecture) const {
   const FileLock lock(packed.string() + ".lock");
   const std::optional<Entry> there = read_entry(packed, key);
   if (there && there->compiler == compiler.version) return false;
-  write_entry(packed,
-              {key, compiler.version,
-               compile(compiler, files, variant, target_of(architecture), settings_.limit)});
+  write_entry(packed, {key, compiler.version,
+                       compile(compiler, files, variant, target_of(variant, architecture),
+                               settings_.limit)});
   return true;
 }
 

@@ -17,7 +17,7 @@ struct Emulated {
 /// Lets cuda::load find it.
 bool add(const Emulated& emulated);
 
-/// The source and the definitions, as in "portable/merge.cu OCTAVO_ROWS=16 OCTAVO_KEYS=32".
+/// The source and the definitions, as in "tiled/merge.cu OCTAVO_ROWS=16 OCTAVO_KEYS=32".
 std::string name_of(const cuda::Variant& variant);
 
 /// A variant that was not compiled for the CPU.

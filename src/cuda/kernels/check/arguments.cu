@@ -9,6 +9,7 @@ __device__ Fault fault_of_lengths(const CheckParams& p, int32_t q_len, int32_t k
   if (q_len < 0 || q_len > p.most_q_len) return Fault::q_len;
   if (kv_len < 0 || kv_len > p.most_kv_len) return Fault::kv_len;
   if (p.packed != 0 && q_len != kv_len) return Fault::unequal;
+  if (q_len > 0 && kv_len - q_len + 1 < p.prefix) return Fault::prefix;
   if (p.page_table != nullptr && kv_len > p.columns * p.page_size) return Fault::columns;
   if (p.mask_row_bytes >= 0 && kv_len > p.mask_row_bytes * 8) return Fault::mask_bits;
   return Fault::none;
@@ -41,6 +42,20 @@ __device__ void check_pages(const CheckParams& p, int32_t request) {
   }
 }
 
+/// Against the pages of the first request that has queries.
+__device__ void check_prefix(const CheckParams& p, int32_t request) {
+  if (p.q_lens[request] == 0) return;
+  int32_t first = 0;
+  while (p.q_lens[first] <= 0) ++first;
+  const int32_t* pages = p.page_table + request * p.page_table_stride;
+  const int32_t* shared = p.page_table + first * p.page_table_stride;
+  for (int64_t c = threadIdx.x; c < p.prefix / p.page_size; c += blockDim.x) {
+    if (pages[c] == shared[c]) continue;
+    atomicMin(p.first, finding(request, Fault::shared, c));
+    return;
+  }
+}
+
 }  // namespace
 
 /// A block a request at a time.
@@ -53,6 +68,7 @@ extern "C" __global__ void octavo_check_arguments(const __grid_constant__ CheckP
       if (threadIdx.x == 0) atomicMin(params.first, finding(r, fault, 0));
     } else if (params.page_table != nullptr) {
       check_pages(params, r);
+      check_prefix(params, r);
     }
   }
 }

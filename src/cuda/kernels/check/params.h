@@ -16,6 +16,8 @@ enum class Fault : int32_t {
   mask_bits,  ///< a row of the mask has too few bytes for kv_len
   q_total,    ///< with this request more query tokens than there is room for
   kv_total,   ///< with this request more tokens than k and v have
+  prefix,     ///< its queries begin in the prefix that all share
+  shared,     ///< a page of that prefix is another one than the first request's
 };
 
 struct CheckParams {
@@ -25,6 +27,7 @@ struct CheckParams {
   int32_t most_q_len;
   int32_t most_kv_len;
   int32_t packed;
+  int32_t prefix;             ///< tokens
   const int32_t* page_table;  ///< [requests, columns]; null: no pages
   int64_t page_table_stride;
   int64_t columns;

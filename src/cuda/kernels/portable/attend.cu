@@ -12,29 +12,14 @@
 //
 // Tiles begin at multiples of kKeys and hidden keys leave a row unchanged, so the order of a row's
 // sums follows from the keys' positions alone.
-#include "portable/output.h"
 #include "portable/pages.h"
+#include "portable/products.h"
 #include "portable/queries.h"
-#include "portable/seen.h"
+#include "tiled/mask.h"
+#include "tiled/output.h"
 
 namespace octavo::cuda {
 namespace {
-
-__device__ void describe_rows(const PortableParams& p, const RowTile& tile, int32_t kv_head,
-                              Shared& shared) {
-  const AttentionParams& a = p.attention;
-  for (int row = static_cast<int>(threadIdx.x); row < kRows; row += kThreads) {
-    const Quotient at = divide(tile.first_row + min(row, tile.rows - 1), p.group);
-    const int32_t position = tile.place.position(at.quotient);
-    const KeyRange keys = visible_keys(a, position, tile.place.kv_len);
-    shared.keys[row] = row < tile.rows ? keys : KeyRange{0, 0};
-    shared.positions[row] = position;
-    shared.slopes[row] = slope_of(a, kv_head * p.group.value + at.remainder) * kLog2E;
-  }
-  const int thread = static_cast<int>(threadIdx.x);
-  if (thread < kWarps) shared.seen[thread] = SeenKeys(p, tile, thread * kRowsOfWarp, kRowsOfWarp);
-  if (thread == 0) shared.tile = tile;
-}
 
 /// A warp's rows on their way through the keys.
 struct Walk {
@@ -67,54 +52,63 @@ struct Walk {
   /// Takes the tile of keys that begins at `first`. `special`: some of its values are infinite or
   /// NaN.
   __device__ void masked_step(int32_t first, int stage, bool special) {
-    const SeenKeys seen = shared.seen[warp_of_block()];
+    const SeenKeys seen = shared.rows.seen[warp_of_block()];
     if (!seen.sees_some(first)) return;
     Scores scores;
     score(scores, first, stage);
-    if (!seen.sees_all(first)) hide(scores, p, shared.tile, shared, first);
+    if (!seen.sees_all(first)) hide(scores, p, shared.rows, first);
     Weights weights;
     weigh(scores, weights);
     multiply_values<kMasked>(sums, weights, shared.v[stage]);
-    if (special) add_specials(sums, p, shared.tile, shared, first, shared.v[stage]);
+    if (special) {
+      add_specials(sums, p, shared.rows, first, [&](int key, int column) {
+        return shared.v[stage] + key * kVPitch + column * kKvBytes;
+      });
+    }
   }
 
  private:
   __device__ void score(Scores& scores, int32_t first, int stage) const {
     multiply_keys(scores, queries, query_address(shared), shared.k[stage]);
-    if constexpr (kCapped) cap_scores(scores, shared.logit);
-    if (shared.logit.alibi) add_alibi(scores, shared.logit, shared, first);
+    if constexpr (kCapped) cap_scores(scores, shared.rows.logit);
+    if (shared.rows.logit.alibi) add_alibi(scores, shared.rows, first);
   }
 
   __device__ void weigh(Scores& scores, Weights& weights) {
-    soften(scores, shared.logit.scale, softmax, sums);
+    soften(scores, shared.rows.logit.scale, softmax, sums);
     pack_weights(scores, weights);
   }
 };
 
 }  // namespace
 
-/// Grid: units (tiles of rows times splits) that the batch may have, KV heads, slices of V.
+/// Grid: units (tiles of rows times splits) that the batch may have, KV heads (or the other way
+/// round if p.heads_first), slices of V.
 extern "C" __global__ void __launch_bounds__(kThreads)
     octavo_portable(const __grid_constant__ PortableParams p) {
   extern __shared__ __align__(128) unsigned char memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory);
-  const Place place =
-      find_place(p.attention, static_cast<int32_t>(blockIdx.x), [&](int32_t q_len, int32_t kv_len) {
-        return tiling_of<kRows, kKeys>(p, q_len, kv_len).units();
-      });
+  const Place place = find_place(p.attention, unit_of_block(p), [&](int32_t q_len, int32_t kv_len) {
+    return tiling_of<kRows, kKeys>(p, q_len, kv_len).units();
+  });
   if (place.request < 0) return;
   const RowTile tile = row_tile<kRows, kKeys>(p, place);
   const int32_t split = place.unit % tile.tiling.splits;
   if (tile.is_split() ? split < tile.first_split || split >= tile.end_split : split > 0) return;
   const KeyRange keys = tile.keys_of_split(split);
 
-  const int32_t kv_head = static_cast<int32_t>(blockIdx.y);
+  const int32_t kv_head = head_of_block(p);
   const int32_t first_column = static_cast<int32_t>(blockIdx.z) * kDv;
   const AttentionParams& a = p.attention;
-  if (threadIdx.x == 0) shared.wanted = keys;
-  const PageFinder finder(p, place, shared.wanted);
-  const KeyLoader k(p, a.k, p.k, place, kv_head, 0, a.d);
-  const ValueLoader v(p, a.v, p.v, place, kv_head, first_column, a.dv);
+  if (threadIdx.x == 0) {
+    shared.wanted = keys;
+    shared.pages = a.page_table + place.request * a.page_table_stride;
+    shared.k_from = KeyLoader::begin(p, a.k, place, kv_head, 0);
+    shared.v_from = ValueLoader::begin(p, a.v, place, kv_head, first_column);
+  }
+  const PageFinder finder(p, shared);
+  const KeyLoader k(p, a.k, p.k, shared.k_from, a.d * kKvBytes);
+  const ValueLoader v(p, a.v, p.v, shared.v_from, (a.dv - first_column) * kKvBytes);
   int32_t first = keys.begin / kKeys * kKeys;
   __syncthreads();
   Found found = finder.find(first);
@@ -125,8 +119,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
 
   const LogitScale logit(a, kv_head);
   store_queries(p, tile, kv_head, logit.negative ? 0x80008000u : 0u, shared);
-  describe_rows(p, tile, kv_head, shared);
-  if (threadIdx.x == 0) shared.logit = logit;
+  describe_rows(p, tile, kv_head, logit, static_cast<int>(threadIdx.x), kThreads, shared.rows);
   __syncthreads();
 
   const SeenKeys seen_by_all(p, tile, 0, kRows);
@@ -155,13 +148,14 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   }
 
   const Slice slice{first_column, min(kDv, a.dv - first_column)};
-  if (shared.tile.is_split()) {
-    const int64_t index =
-        partials_before<kRows, kKeys>(p, shared.tile.place.request) + shared.tile.place.unit;
-    write_partial(shared.tile, walk.softmax, walk.sums, slice,
+  if (shared.rows.tile.is_split()) {
+    const int64_t index = partials_before<kRows, kKeys>(p, shared.rows.tile.place.request) +
+                          shared.rows.tile.place.unit;
+    write_partial(shared.rows.tile, walk.softmax, walk.sums, slice,
                   partial_at<kRows>(p, index, kv_head));
   } else {
-    write_result(p, shared.tile, kv_head, walk.softmax, walk.sums, slice, shared.q);
+    write_result(p, shared.rows.tile, kv_head, walk.softmax, walk.sums, slice,
+                 [&](int row, int byte) { return shared.q + row * kQPitch + byte; });
   }
 }
 

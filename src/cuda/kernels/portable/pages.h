@@ -3,8 +3,8 @@
 // are not read: zeros stand for them.
 #pragma once
 
+#include "portable/params.h"
 #include "portable/shared.h"
-#include "portable/work.h"
 #include "ptx/cp_async.h"
 
 namespace octavo::cuda {
@@ -20,25 +20,21 @@ struct Found {
   static constexpr unsigned kAll = kKeysOfWarp == 32 ? kAllLanes : (1u << kKeysOfWarp) - 1;
 };
 
+/// Reads what it knows of the thread block from shared memory, to save registers.
 class PageFinder {
  public:
-  __device__ PageFinder(const PortableParams& p, const Place& place, const KeyRange& wanted)
-      : p_(p),
-        pages_(p.attention.page_table == nullptr
-                   ? nullptr
-                   : p.attention.page_table + place.request * p.attention.page_table_stride),
-        wanted_(wanted) {}
+  __device__ PageFinder(const PortableParams& p, const Shared& shared) : p_(p), shared_(shared) {}
 
   /// Of the tile that begins at `first`.
   __device__ Found find(int32_t first) const {
     const int lane = static_cast<int>(threadIdx.x) % kWarp;
     const int32_t key = first + static_cast<int>(threadIdx.x) / kWarp * kKeysOfWarp + lane;
-    const KeyRange all = wanted_;
+    const KeyRange all = shared_.wanted;
     const bool wanted = lane < kKeysOfWarp && key >= all.begin && key < all.end;
     Found found{__ballot_sync(kAllLanes, wanted), 0, wanted ? key : 0};
-    if (wanted && pages_ != nullptr) {
+    if (wanted && p_.attention.page_table != nullptr) {
       const Quotient at = divide(key, p_.page);
-      found.page = pages_[at.quotient];
+      found.page = shared_.pages[at.quotient];
       found.slot = at.remainder;
     }
     return found;
@@ -46,8 +42,7 @@ class PageFinder {
 
  private:
   const PortableParams& p_;
-  const int32_t* pages_;
-  const KeyRange& wanted_;  ///< in shared memory, to save registers
+  const Shared& shared_;
 };
 
 /// Copies tiles of K, or of V, of `Columns` columns into rows of `Pitch` bytes, 16 bytes at a time.
@@ -56,20 +51,26 @@ class PageFinder {
 template <int Columns, int Pitch>
 class TileLoader {
  public:
-  /// Columns from `first_column` on, of `width`.
+  /// `bytes`: of a row, from the block's first column on. `from`: in shared memory, to save
+  /// registers.
   __device__ TileLoader(const PortableParams& p, const KvParam& kv, const NearStrides& near,
-                        const Place& place, int32_t kv_head, int32_t first_column, int32_t width)
-      : p_(p), kv_(kv), near_(near), bytes_((width - first_column) * kKvBytes) {
+                        const unsigned char* const& from, int bytes)
+      : p_(p), kv_(kv), near_(near), from_(from), bytes_(bytes) {}
+
+  /// Where the columns from `first_column` on of a request's token 0, or its pool's, are.
+  static __device__ const unsigned char* begin(const PortableParams& p, const KvParam& kv,
+                                               const Place& place, int32_t kv_head,
+                                               int32_t first_column) {
     int64_t offset = kv_head * kv.head_stride + first_column;
     if (p.attention.page_table == nullptr) offset += place.kv_begin * kv.slot_stride;
-    from_ = static_cast<const unsigned char*>(kv.data) + offset * kKvBytes + lane_begin();
+    return static_cast<const unsigned char*>(kv.data) + offset * kKvBytes;
   }
 
   __device__ void start(const Found& found, unsigned char* tile) const {
     tile += static_cast<int>(threadIdx.x) / kWarp * kKeysOfWarp * Pitch;
     if (!p_.kv_whole) {
       const int64_t offset = found.page * kv_.page_stride + found.slot * kv_.slot_stride;
-      copy_elements(from_ - lane_begin(), bytes_, offset, found.wanted, tile);
+      copy_elements(from_, bytes_, offset, found.wanted, tile);
       return;
     }
     const unsigned offset = static_cast<unsigned>(found.page) * near_.page +
@@ -96,6 +97,7 @@ class TileLoader {
   /// them.
   template <bool Whole>
   __device__ void copy(unsigned offset, unsigned wanted, unsigned char* tile) const {
+    const unsigned char* from = from_ + lane_begin();
     const int first_key = lane() / kLanesOfKey;
     const unsigned target = shared_address(tile) + first_key * Pitch + lane_begin();
     // The rare case must not take registers from the common one.
@@ -112,7 +114,7 @@ class TileLoader {
       for (int i = 0; i < kTogether; ++i) {
         const int key = (first + i) * kKeysOfStep;
         if (kKeysOfWarp % kKeysOfStep != 0 && key + first_key >= kKeysOfWarp) continue;
-        const unsigned char* source = from_ + uint64_t{of_key[i]} * 16;
+        const unsigned char* source = from + uint64_t{of_key[i]} * 16;
 #pragma unroll kUnroll
         for (int begin = 0; begin < kChunks * 16; begin += kLanesOfKey * 16) {
           int bytes = 16;
@@ -120,7 +122,7 @@ class TileLoader {
             bytes = wanted >> (key + first_key) & 1 ? min(max(bytes_ - lane_begin() - begin, 0), 16)
                                                     : 0;
           }
-          copy_async_16(target + key * Pitch + begin, bytes == 0 ? from_ : source + begin, bytes);
+          copy_async_16(target + key * Pitch + begin, bytes == 0 ? from : source + begin, bytes);
         }
       }
     }
@@ -150,8 +152,8 @@ class TileLoader {
   const PortableParams& p_;
   const KvParam& kv_;
   const NearStrides& near_;
-  const unsigned char* from_;  // where this lane's columns of token 0 are
-  int bytes_;                  // of a row, from the first column on
+  const unsigned char* const& from_;
+  int bytes_;  // of a row, from the first column on
 };
 
 using KeyLoader = TileLoader<kD, kKPitch>;

@@ -1,23 +1,17 @@
 // The two products of a tile, on fragments of mma.sync: S = Q . K^T and O += P . V.
 #pragma once
 
-#include "portable/finite.h"
+#include "portable/shared.h"
 #include "ptx/ldmatrix.h"
 #include "ptx/mma.h"
+#include "tiled/finite.h"
+#include "tiled/fragments.h"
 
 namespace octavo::cuda {
-
-// Blocks of 16 rows x tiles of 8 columns, of a warp.
-using Scores = float[kBlocks][kKeyTiles][4];
-using Sums = float[kBlocks][kValueTiles][4];
-using Weights = unsigned[kBlocks][kKeys / 16][4];
 
 // Q stays in registers where that takes few of them.
 inline constexpr bool kQueriesInRegisters = kBlocks * kD / 16 <= 8;
 using Queries = unsigned[kBlocks][kQueriesInRegisters ? kD / 16 : 1][4];
-
-__device__ inline int lane_of_warp() { return static_cast<int>(threadIdx.x) % 32; }
-__device__ inline int warp_of_block() { return static_cast<int>(threadIdx.x) / 32; }
 
 /// Where this lane's row of Q's matrices stands, in shared memory.
 __device__ inline unsigned query_address(const Shared& shared) {
@@ -169,11 +163,16 @@ __device__ inline void multiply_values(Sums& sums, const Weights& weights,
   }
 }
 
-/// The column of V of element `i`, 0 or 1, of this lane's pair in a tile of O.
-__device__ inline int column_of(int tile, int i) {
-  const int pair = lane_of_warp() % 4;
-  if constexpr (kKvBytes == 2) return tile * 8 + 2 * pair + i;
-  return tile / 2 * 16 + 4 * pair + 2 * i + tile % 2;
+/// Whether one of this thread's share of a tile of V is infinite or NaN.
+__device__ inline bool has_special(const unsigned char* v) {
+  constexpr int kChunks = kDv * kKvBytes / 16;
+  unsigned carries = 0;
+  for (int i = static_cast<int>(threadIdx.x); i < kKeys * kChunks; i += kThreads) {
+    const uint4 words =
+        *reinterpret_cast<const uint4*>(v + i / kChunks * kVPitch + i % kChunks * 16);
+    carries |= carries_of(words);
+  }
+  return (carries & kSigns) != 0;
 }
 
 }  // namespace octavo::cuda

@@ -1,9 +1,8 @@
 // A tile of Q into shared memory, as the type that is multiplied.
 #pragma once
 
-#include "common/elements.h"
 #include "portable/shared.h"
-#include "portable/work.h"
+#include "tiled/queries.h"
 
 namespace octavo::cuda {
 
@@ -11,40 +10,6 @@ namespace octavo::cuda {
 /// elements in a row where it takes 2t, 2t + 1 and 2t + 8, 2t + 9; with Q in this order they meet.
 __device__ inline int place_of_pair(int pair) {
   return kKvBytes == 2 ? pair : (pair & ~7) | (pair & 1) << 2 | (pair & 6) >> 1;
-}
-
-/// Where a row of Q begins, in elements.
-__device__ inline int64_t query_offset(const PortableParams& p, const RowTile& tile,
-                                       int32_t kv_head, int row) {
-  const Quotient at = divide(tile.first_row + row, p.group);
-  const int64_t head = int64_t{kv_head} * p.group.value + at.remainder;
-  return (int64_t{tile.place.q_begin} + at.quotient) * p.attention.q_token_stride +
-         head * p.attention.q_head_stride;
-}
-
-/// Up to eight elements from `offset` on, of any type and alignment; zeros after them.
-__device__ __noinline__ uint4 convert_queries(const PortableParams& p, int64_t offset, int count) {
-  uint4 q{0, 0, 0, 0};
-#pragma unroll 1
-  for (int i = 0; i < count; ++i) {
-    const float value = load(Type{p.q_type}, p.attention.q, offset + i);
-    const unsigned element = pack<kHalf>(value, 0) << (i % 2 * 16);
-    if (i / 2 == 0) q.x |= element;
-    if (i / 2 == 1) q.y |= element;
-    if (i / 2 == 2) q.z |= element;
-    if (i / 2 == 3) q.w |= element;
-  }
-  return q;
-}
-
-/// Eight elements from column `c` on, zeros past the last.
-__device__ inline uint4 load_queries(const PortableParams& p, int64_t offset, int c) {
-  const int left = p.attention.d - c;
-  if (p.q_whole && left >= 8) {
-    return *reinterpret_cast<const uint4*>(static_cast<const unsigned short*>(p.attention.q) +
-                                           offset + c);
-  }
-  return convert_queries(p, offset + c, min(left, 8));
 }
 
 __device__ inline void store_chunk(unsigned char* row, int chunk, uint4 q) {
@@ -60,7 +25,7 @@ __device__ inline void store_chunk(unsigned char* row, int chunk, uint4 q) {
 }
 
 /// All threads take part. `flip` is XORed to each pair: it may turn the signs.
-__device__ inline void store_queries(const PortableParams& p, const RowTile& tile, int32_t kv_head,
+__device__ inline void store_queries(const TiledParams& p, const RowTile& tile, int32_t kv_head,
                                      unsigned flip, Shared& shared) {
   constexpr int kChunks = kD / 8;  // of a row
   constexpr int kAll = kRows * kChunks;

@@ -4,10 +4,8 @@
 // banks, whatever the head dim.
 #pragma once
 
-#include "portable/config.h"
-#include "portable/logit_scale.h"
-#include "portable/seen.h"
 #include "ptx/ldmatrix.h"
+#include "tiled/rows.h"
 
 namespace octavo::cuda {
 
@@ -20,13 +18,11 @@ struct Shared {
   unsigned char q[kRows * kQPitch];
   unsigned char k[kStages][kKeys * kKPitch];
   unsigned char v[kStages][kKeys * kVPitch];
-  KeyRange keys[kRows];  ///< that each row sees
-  int32_t positions[kRows];
-  float slopes[kRows];  ///< of ALiBi, times log2(e)
-  RowTile tile;
-  SeenKeys seen[kWarps];  ///< by the rows of each warp
-  KeyRange wanted;        ///< keys of this thread block
-  LogitScale logit;
+  Rows rows;
+  KeyRange wanted;              ///< keys of this thread block
+  const int32_t* pages;         ///< the request's, or null
+  const unsigned char* k_from;  ///< the head's first key, and value: of this block's columns
+  const unsigned char* v_from;
 };
 
 }  // namespace octavo::cuda

@@ -2,8 +2,8 @@
 #pragma once
 
 #include "common/logits.h"
-#include "portable/config.h"
 #include "ptx/math.h"
+#include "tiled/config.h"
 
 namespace octavo::cuda {
 

@@ -3,8 +3,8 @@
 
 #include "common/elements.h"
 #include "common/logits.h"
-#include "portable/partials.h"
 #include "ptx/math.h"
+#include "tiled/partials.h"
 
 namespace octavo::cuda {
 
@@ -13,7 +13,7 @@ struct RowHead {
   int64_t token;  ///< of the whole batch
   int32_t head;
 
-  __device__ RowHead(const PortableParams& p, const RowTile& tile, int32_t kv_head, int row) {
+  __device__ RowHead(const TiledParams& p, const RowTile& tile, int32_t kv_head, int row) {
     const Quotient at = divide(tile.first_row + row, p.group);
     token = int64_t{tile.place.q_begin} + at.quotient;
     head = kv_head * p.group.value + at.remainder;

@@ -8,7 +8,7 @@
 #pragma once
 
 #include "common/keys.h"
-#include "portable/divide.h"
+#include "tiled/divide.h"
 
 namespace octavo::cuda {
 
@@ -33,7 +33,7 @@ struct Tiling {
 };
 
 template <int Rows, int Keys>
-__device__ Tiling tiling_of(const PortableParams& p, int32_t q_len, int32_t kv_len) {
+__device__ Tiling tiling_of(const TiledParams& p, int32_t q_len, int32_t kv_len) {
   const int64_t rows = int64_t{q_len} * p.group.value;
   if (rows < p.fewest_rows || rows > p.most_rows) return {0, 0, 0, 0};
   const int32_t tiles = static_cast<int32_t>((rows + Rows - 1) / Rows);
@@ -69,9 +69,16 @@ struct RowTile {
   }
 };
 
+__device__ inline int32_t unit_of_block(const TiledParams& p) {
+  return static_cast<int32_t>(p.heads_first != 0 ? blockIdx.y : blockIdx.x);
+}
+__device__ inline int32_t head_of_block(const TiledParams& p) {
+  return static_cast<int32_t>(p.heads_first != 0 ? blockIdx.x : blockIdx.y);
+}
+
 /// Later tokens see later keys, whatever the mask.
-__device__ inline KeyRange keys_of_rows(const PortableParams& p, const Place& place,
-                                        int32_t first_row, int32_t last_row) {
+__device__ inline KeyRange keys_of_rows(const TiledParams& p, const Place& place, int32_t first_row,
+                                        int32_t last_row) {
   const int32_t first = place.position(divide(first_row, p.group).quotient);
   const int32_t last = place.position(divide(last_row, p.group).quotient);
   const int32_t begin = visible_keys(p.attention, first, place.kv_len).begin;
@@ -81,7 +88,7 @@ __device__ inline KeyRange keys_of_rows(const PortableParams& p, const Place& pl
 
 /// The last tiles come first: under a causal mask they take the longest.
 template <int Rows, int Keys>
-__device__ RowTile row_tile(const PortableParams& p, const Place& place) {
+__device__ RowTile row_tile(const TiledParams& p, const Place& place) {
   RowTile tile{place, tiling_of<Rows, Keys>(p, place.q_len, place.kv_len), 0, 0, {0, 0}, 0, 0};
   const int32_t index = tile.tiling.tiles - 1 - place.unit / tile.tiling.splits;
   tile.first_row = index * Rows;
@@ -94,7 +101,7 @@ __device__ RowTile row_tile(const PortableParams& p, const Place& place) {
 
 /// The partial results of the requests before this one. All lanes of a warp call it.
 template <int Rows, int Keys>
-__device__ int64_t partials_before(const PortableParams& p, int32_t request) {
+__device__ int64_t partials_before(const TiledParams& p, int32_t request) {
   int64_t count = 0;
   for (int32_t r = static_cast<int32_t>(threadIdx.x) % kWarp; r < request; r += kWarp) {
     const AttentionParams& a = p.attention;

@@ -1,8 +1,8 @@
 // A warp's rows of O out of its registers: results into out, or partial ones into the workspace.
 #pragma once
 
-#include "portable/result.h"
-#include "portable/softmax.h"
+#include "tiled/result.h"
+#include "tiled/softmax.h"
 
 namespace octavo::cuda {
 
@@ -43,11 +43,13 @@ __device__ inline void write_partial(const RowTile& tile, const Softmax& softmax
   }
 }
 
-/// One 16-bit row of this lane's fragments into the warp's own rows of Q, which nobody needs any
-/// more.
-template <Half Kind>
-__device__ inline void stage_row(unsigned char* at, const float (&sums)[kValueTiles][4], int half,
-                                 float factor) {
+// Rows are staged in shared memory that nobody needs any more: `staged(row, byte)` is where a byte
+// of a row of the tile stands. A warp stages its own rows.
+
+/// One 16-bit row of this lane's fragments.
+template <Half Kind, typename Staged>
+__device__ inline void stage_row(const Staged& staged, int row, const float (&sums)[kValueTiles][4],
+                                 int half, float factor) {
   const int i = 2 * half;
 #pragma unroll
   for (int n = 0; n < kValueTiles; n += 2) {
@@ -56,18 +58,19 @@ __device__ inline void stage_row(unsigned char* at, const float (&sums)[kValueTi
     const float y0 = sums[n + 1][i] * factor;
     const float y1 = sums[n + 1][i + 1] * factor;
     if constexpr (kKvBytes == 2) {
-      *reinterpret_cast<unsigned*>(at + column_of(n, 0) * 2) = pack<Kind>(x0, x1);
-      *reinterpret_cast<unsigned*>(at + column_of(n + 1, 0) * 2) = pack<Kind>(y0, y1);
+      *reinterpret_cast<unsigned*>(staged(row, column_of(n, 0) * 2)) = pack<Kind>(x0, x1);
+      *reinterpret_cast<unsigned*>(staged(row, column_of(n + 1, 0) * 2)) = pack<Kind>(y0, y1);
     } else {
-      *reinterpret_cast<uint2*>(at + column_of(n, 0) * 2) = {pack<Kind>(x0, y0),
-                                                             pack<Kind>(x1, y1)};
+      *reinterpret_cast<uint2*>(staged(row, column_of(n, 0) * 2)) = {pack<Kind>(x0, y0),
+                                                                     pack<Kind>(x1, y1)};
     }
   }
 }
 
 /// The warp's staged rows to out, 16 bytes at a time where they fit.
-__device__ inline void copy_staged(const PortableParams& p, const RowTile& tile, int32_t kv_head,
-                                   const Slice& slice, const unsigned char* staged) {
+template <typename Staged>
+__device__ inline void copy_staged(const TiledParams& p, const RowTile& tile, int32_t kv_head,
+                                   const Slice& slice, const Staged& staged) {
   constexpr int kChunks = kDv / 8;
   const int first_row = warp_of_block() * kRowsOfWarp;
   for (int i = lane_of_warp(); i < kRowsOfWarp * kChunks; i += kWarp) {
@@ -77,7 +80,7 @@ __device__ inline void copy_staged(const PortableParams& p, const RowTile& tile,
     const RowHead at(p, tile, kv_head, row);
     unsigned short* to = static_cast<unsigned short*>(p.attention.out) +
                          at.out_offset(p.attention) + slice.first + c;
-    const unsigned char* from = staged + row * kQPitch + c * 2;
+    const unsigned char* from = staged(row, c * 2);
     if (p.out_whole && slice.columns - c >= 8) {
       *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
       continue;
@@ -89,22 +92,26 @@ __device__ inline void copy_staged(const PortableParams& p, const RowTile& tile,
 }
 
 /// The same for floats and half of the columns, those from `first_tile` on.
-__device__ inline void stage_floats(unsigned char* at, const float (&sums)[kValueTiles][4],
-                                    int first_tile, int half, float factor) {
-  float* row = reinterpret_cast<float*>(at) - column_of(first_tile, 0) + column_of(0, 0);
+template <typename Staged>
+__device__ inline void stage_floats(const Staged& staged, int row,
+                                    const float (&sums)[kValueTiles][4], int first_tile, int half,
+                                    float factor) {
+  const int before = column_of(first_tile, 0) - column_of(0, 0);
 #pragma unroll
   for (int n = 0; n < kValueTiles / 2; ++n) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      row[column_of(first_tile + n, i)] = sums[first_tile + n][2 * half + i] * factor;
+      const int column = column_of(first_tile + n, i) - before;
+      *reinterpret_cast<float*>(staged(row, column * 4)) =
+          sums[first_tile + n][2 * half + i] * factor;
     }
   }
 }
 
 /// Staged floats to out, as its type.
-__device__ inline void copy_floats(const PortableParams& p, const RowTile& tile, int32_t kv_head,
-                                   const Slice& slice, int first_column,
-                                   const unsigned char* staged) {
+template <typename Staged>
+__device__ inline void copy_floats(const TiledParams& p, const RowTile& tile, int32_t kv_head,
+                                   const Slice& slice, int first_column, const Staged& staged) {
   constexpr int kColumns = kDv / 2;
   const int first_row = warp_of_block() * kRowsOfWarp;
 #pragma unroll 1
@@ -115,26 +122,27 @@ __device__ inline void copy_floats(const PortableParams& p, const RowTile& tile,
     const RowHead at(p, tile, kv_head, row);
     store(Type{p.out_type}, p.attention.out,
           at.out_offset(p.attention) + slice.first + first_column + c,
-          reinterpret_cast<const float*>(staged + row * kQPitch)[c]);
+          *reinterpret_cast<const float*>(staged(row, c * 4)));
   }
 }
 
 using Factors = float[kBlocks][2];
 
 /// Through shared memory, so that a row is written as a whole.
-__device__ inline void write_rows(const PortableParams& p, const RowTile& tile, int32_t kv_head,
+template <typename Staged>
+__device__ inline void write_rows(const TiledParams& p, const RowTile& tile, int32_t kv_head,
                                   const Factors& factors, const Sums& sums, const Slice& slice,
-                                  unsigned char* staged) {
+                                  const Staged& staged) {
   const Type type{p.out_type};
   __syncwarp();  // the lanes have read their queries
   if (type == Type::bf16 || type == Type::f16) {
 #pragma unroll
     for (int r = 0; r < 2 * kBlocks; ++r) {
-      unsigned char* row = staged + row_of(r / 2, r % 2) * kQPitch;
+      const int row = row_of(r / 2, r % 2);
       if (type == Type::bf16) {
-        stage_row<Half::bf16>(row, sums[r / 2], r % 2, factors[r / 2][r % 2]);
+        stage_row<Half::bf16>(staged, row, sums[r / 2], r % 2, factors[r / 2][r % 2]);
       } else {
-        stage_row<Half::f16>(row, sums[r / 2], r % 2, factors[r / 2][r % 2]);
+        stage_row<Half::f16>(staged, row, sums[r / 2], r % 2, factors[r / 2][r % 2]);
       }
     }
     __syncwarp();
@@ -145,7 +153,7 @@ __device__ inline void write_rows(const PortableParams& p, const RowTile& tile, 
   for (int first_tile = 0; first_tile < kValueTiles; first_tile += kValueTiles / 2) {
 #pragma unroll
     for (int r = 0; r < 2 * kBlocks; ++r) {
-      stage_floats(staged + row_of(r / 2, r % 2) * kQPitch, sums[r / 2], first_tile, r % 2,
+      stage_floats(staged, row_of(r / 2, r % 2), sums[r / 2], first_tile, r % 2,
                    factors[r / 2][r % 2]);
     }
     __syncwarp();
@@ -154,9 +162,10 @@ __device__ inline void write_rows(const PortableParams& p, const RowTile& tile, 
   }
 }
 
-__device__ inline void write_result(const PortableParams& p, const RowTile& tile, int32_t kv_head,
+template <typename Staged>
+__device__ inline void write_result(const TiledParams& p, const RowTile& tile, int32_t kv_head,
                                     const Softmax& softmax, const Sums& sums, const Slice& slice,
-                                    unsigned char* staged) {
+                                    const Staged& staged) {
   const float factor = value_factor(p.attention, kv_head);
   Factors factors;
 #pragma unroll

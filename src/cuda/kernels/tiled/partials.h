@@ -6,7 +6,7 @@
 // exponential is the unit of both.
 #pragma once
 
-#include "portable/work.h"
+#include "tiled/work.h"
 
 namespace octavo::cuda {
 
@@ -22,7 +22,7 @@ struct Partial {
 };
 
 template <int Rows>
-__device__ Partial partial_at(const PortableParams& p, int64_t index, int32_t kv_head) {
+__device__ Partial partial_at(const TiledParams& p, int64_t index, int32_t kv_head) {
   const int32_t pitch = (p.attention.dv + 31) / 32 * 32;
   float* begin = static_cast<float*>(p.attention.workspace) +
                  (index * p.attention.hkv + kv_head) * Rows * (pitch + 2);

@@ -1,9 +1,8 @@
 // The softmax as keys come in, a tile at a time. Logits are in units of log2.
 #pragma once
 
-#include "portable/mask.h"
-#include "portable/products.h"
 #include "ptx/math.h"
+#include "tiled/mask.h"
 
 namespace octavo::cuda {
 

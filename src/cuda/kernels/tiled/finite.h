@@ -2,7 +2,7 @@
 #pragma once
 
 #include "common/elements.h"
-#include "portable/shared.h"
+#include "tiled/config.h"
 
 namespace octavo::cuda {
 
@@ -17,19 +17,10 @@ inline constexpr unsigned kCarry = kKvBytes == 2 ? (kHalf == Half::bf16 ? 0x0080
                                    : kFp8 == Fp8::e5m2 ? 0x04040404u
                                                        : 0x01010101u;
 
-/// Whether one of this thread's share of a tile of V is infinite or NaN.
-__device__ inline bool has_special(const unsigned char* v) {
-  constexpr int kChunks = kDv * kKvBytes / 16;
-  unsigned carries = 0;
-  for (int i = static_cast<int>(threadIdx.x); i < kKeys * kChunks; i += kThreads) {
-    const uint4 words =
-        *reinterpret_cast<const uint4*>(v + i / kChunks * kVPitch + i % kChunks * 16);
-    carries |= (words.x & kExponents) + kCarry;
-    carries |= (words.y & kExponents) + kCarry;
-    carries |= (words.z & kExponents) + kCarry;
-    carries |= (words.w & kExponents) + kCarry;
-  }
-  return (carries & kSigns) != 0;
+/// Has one of kSigns where one of sixteen bytes' elements is infinite or NaN.
+__device__ inline unsigned carries_of(uint4 words) {
+  return ((words.x & kExponents) + kCarry) | ((words.y & kExponents) + kCarry) |
+         ((words.z & kExponents) + kCarry) | ((words.w & kExponents) + kCarry);
 }
 
 /// The elements of a register of V, 0 for those that are infinite or NaN.

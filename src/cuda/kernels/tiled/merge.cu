@@ -1,6 +1,6 @@
 // Merges the partial results of splits, in an order that follows from their number: warp w of a
 // thread block takes splits w, w + kWarps ..., and the warps' states merge in the warps' order.
-#include "portable/result.h"
+#include "tiled/result.h"
 
 namespace octavo::cuda {
 namespace {
@@ -82,7 +82,7 @@ __device__ Merge merge_warps(const Merge& share) {
 
 /// Grid: tiles of rows that may be split, KV heads, thread blocks that share the rows of a tile.
 extern "C" __global__ void __launch_bounds__(kWarps* kWarp)
-    octavo_portable_merge(const __grid_constant__ PortableParams p) {
+    octavo_merge_splits(const __grid_constant__ TiledParams p) {
   const AttentionParams& a = p.attention;
   Place place = find_place(a, static_cast<int32_t>(blockIdx.x), [&](int32_t q_len, int32_t kv_len) {
     const Tiling tiling = tiling_of<kRows, kKeys>(p, q_len, kv_len);

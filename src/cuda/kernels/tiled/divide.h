@@ -1,6 +1,6 @@
 #pragma once
 
-#include "portable/params.h"
+#include "tiled/params.h"
 
 namespace octavo::cuda {
 

@@ -1,8 +1,8 @@
 // Which keys rows see, for whole tiles of keys.
 #pragma once
 
-#include "portable/config.h"
-#include "portable/work.h"
+#include "tiled/config.h"
+#include "tiled/work.h"
 
 namespace octavo::cuda {
 
@@ -13,7 +13,7 @@ struct SeenKeys {
 
   SeenKeys() = default;
   /// Of `count` rows from `first` on in the tile of rows.
-  __device__ SeenKeys(const PortableParams& p, const RowTile& tile, int first, int count)
+  __device__ SeenKeys(const TiledParams& p, const RowTile& tile, int first, int count)
       : some{0, 0}, all{0, 0} {
     const int last = min(first + count, tile.rows) - 1;
     if (first > last) return;

@@ -1,9 +1,10 @@
 // Scores of a tile on their way to the softmax: soft cap, ALiBi, mask.
 #pragma once
 
-#include "portable/products.h"
-#include "portable/work.h"
 #include "ptx/math.h"
+#include "tiled/finite.h"
+#include "tiled/fragments.h"
+#include "tiled/rows.h"
 
 namespace octavo::cuda {
 
@@ -22,27 +23,22 @@ __device__ inline void cap_scores(Scores& scores, const LogitScale& logit) {
   }
 }
 
-/// The row of the block's tile that element pair `half` of a fragment belongs to.
-__device__ inline int row_of(int block, int half) {
-  return warp_of_block() * kRowsOfWarp + block * 16 + half * 8 + lane_of_warp() / 4;
-}
-
 /// `first`: the first key of the tile.
-__device__ inline void add_alibi(Scores& scores, const LogitScale& logit, const Shared& shared,
-                                 int32_t first) {
+__device__ inline void add_alibi(Scores& scores, const Rows& rows, int32_t first) {
 #pragma unroll
   for (int b = 0; b < kBlocks; ++b) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = row_of(b, half);
-      const float slope = shared.slopes[row];
-      const int32_t distance = first + lane_of_warp() % 4 * 2 - shared.positions[row];
+      const float slope = rows.slopes[row];
+      const int32_t distance = first + lane_of_warp() % 4 * 2 - rows.positions[row];
 #pragma unroll
       for (int n = 0; n < kKeyTiles; ++n) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           float& score = scores[b][n][2 * half + i];
-          score = fmaf(slope, static_cast<float>(distance + n * 8 + i), score * logit.alibi_scale);
+          score =
+              fmaf(slope, static_cast<float>(distance + n * 8 + i), score * rows.logit.alibi_scale);
         }
       }
     }
@@ -63,15 +59,15 @@ __device__ inline void hide_by_bits(float (&scores)[kKeyTiles][4], int half, con
 }
 
 /// Hides the keys that a row does not see. `first`: the first key of the tile.
-__device__ inline void hide(Scores& scores, const PortableParams& p, const RowTile& tile,
-                            const Shared& shared, int32_t first) {
+__device__ inline void hide(Scores& scores, const TiledParams& p, const Rows& rows, int32_t first) {
+  const RowTile& tile = rows.tile;
 #pragma unroll
   for (int b = 0; b < kBlocks; ++b) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = row_of(b, half);
       KeyRange seen = tile.keys;
-      if constexpr (kMasked) seen = shared.keys[row];
+      if constexpr (kMasked) seen = rows.keys[row];
       const int32_t begin = seen.begin - first - lane_of_warp() % 4 * 2;
       const int32_t end = seen.end - first - lane_of_warp() % 4 * 2;
 #pragma unroll
@@ -93,37 +89,38 @@ __device__ inline void hide(Scores& scores, const PortableParams& p, const RowTi
   }
 }
 
+/// Whether a row of the tile sees a key.
+__device__ inline bool sees(const TiledParams& p, const Rows& rows, int row, int32_t key) {
+  const KeyRange seen = rows.keys[row];
+  if (key < seen.begin || key >= seen.end) return false;
+  if (p.attention.masking != Masking::bits) return true;
+  const int32_t token = divide(rows.tile.first_row + row, p.group).quotient;
+  return mask_bit(p.attention, int64_t{rows.tile.place.q_begin} + token, key);
+}
+
 /// Adds the infinite and NaN values of a tile to the sums of the rows that see their keys.
-__device__ inline void add_specials(Sums& sums, const PortableParams& p, const RowTile& tile,
-                                    const Shared& shared, int32_t first,
-                                    const unsigned char* values) {
+/// `value_at(key, column)`: where an element of the tile stands. Seldom needed: what it adds goes
+/// through memory, to take few registers.
+template <typename ValueAt>
+__device__ inline void add_specials(Sums& sums, const TiledParams& p, const Rows& rows,
+                                    int32_t first, const ValueAt& value_at) {
+#pragma unroll
+  for (int b = 0; b < kBlocks; ++b) {
+    float specials[kValueTiles * 4];
 #pragma unroll 1
-  for (int key = 0; key < kKeys; ++key) {
-    bool sees[kBlocks][2];
-    bool any = false;
-#pragma unroll
-    for (int i = 0; i < 2 * kBlocks; ++i) {
-      const int row = row_of(i / 2, i % 2);
-      const KeyRange seen = shared.keys[row];
-      bool here = first + key >= seen.begin && first + key < seen.end;
-      if (here && p.attention.masking == Masking::bits) {
-        const int32_t token = divide(tile.first_row + row, p.group).quotient;
-        here = mask_bit(p.attention, int64_t{tile.place.q_begin} + token, first + key);
+    for (int i = 0; i < kValueTiles * 4; ++i) {
+      const int row = row_of(b, i / 2 % 2);
+      const int column = column_of(i / 4, i % 2);
+      float sum = 0;
+#pragma unroll 1
+      for (int key = 0; key < kKeys; ++key) {
+        const float value = special_value(value_at(key, column));
+        if (value != 0 && sees(p, rows, row, first + key)) sum += value;
       }
-      sees[i / 2][i % 2] = here;
-      any = any || here;
+      specials[i] = sum;
     }
-    if (!any) continue;
 #pragma unroll
-    for (int i = 0; i < 2 * kValueTiles; ++i) {
-      const float value =
-          special_value(values + key * kVPitch + column_of(i / 2, i % 2) * kKvBytes);
-      if (value == 0) continue;
-#pragma unroll
-      for (int r = 0; r < 2 * kBlocks; ++r) {
-        if (sees[r / 2][r % 2]) sums[r / 2][i / 2][r % 2 * 2 + i % 2] += value;
-      }
-    }
+    for (int i = 0; i < kValueTiles * 4; ++i) sums[b][i / 4][i % 4] += specials[i];
   }
 }
 

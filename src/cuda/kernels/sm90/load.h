@@ -1,0 +1,131 @@
+// Tiles of K and V from pages into shared memory: a warp for either. Tokens that no row of the
+// thread block may see are not read.
+#pragma once
+
+#include "ptx/cp_async.h"
+#include "ptx/tma.h"
+#include "sm90/params.h"
+#include "sm90/shared.h"
+#include "tiled/fragments.h"
+
+namespace octavo::cuda {
+
+/// K, or V, of a thread block.
+struct Source {
+  const KvParam& kv;
+  const TensorMap& map;
+  int32_t columns;
+  int slabs;
+  unsigned char* tiles;  ///< [kStages][slabs][kSlabBytes]
+  Barrier* full;
+  Barrier* empty;
+
+  __device__ unsigned char* tile(int stage) const { return tiles + stage * slabs * kSlabBytes; }
+};
+
+/// Where a key lies.
+struct KeySlot {
+  int32_t page;
+  int32_t slot;
+};
+
+__device__ inline KeySlot find_key(const Sm90Params& p, const Place& place, int32_t key) {
+  const AttentionParams& a = p.attention;
+  if (a.page_table == nullptr) return {0, static_cast<int32_t>(place.kv_begin) + key};
+  const Quotient at = divide(key, p.page);
+  return {a.page_table[place.request * a.page_table_stride + at.quotient], at.remainder};
+}
+
+/// By boxes of pages. Pages of a tile that have no key to be read are left out.
+__device__ inline void load_boxes(const Sm90Params& p, const Shared& shared, const Source& from) {
+  const Block& b = shared.block;
+  const int lane = lane_of_warp();
+  const int rows = p.box_rows;
+  if (lane == 0) prefetch_map(&from.map);
+  for (int32_t i = 0; i < b.count; ++i) {
+    const int32_t key = b.first_of(i) + lane * rows;
+    const bool wanted = lane * rows < kKeys && key < b.keys.end && key + rows > b.keys.begin;
+    const KeySlot at = wanted ? find_key(p, shared.rows.tile.place, key) : KeySlot{0, 0};
+    unsigned boxes = __ballot_sync(kAllLanes, wanted);
+    const Turn turn(i);
+    if (i >= kStages) wait(from.empty[turn.stage], turn.parity ^ 1);
+    if (lane == 0) {
+      arrive_expecting(from.full[turn.stage], __popc(boxes) * rows * kRowBytes * from.slabs);
+    }
+    __syncwarp();
+    const unsigned tile = shared_address(from.tile(turn.stage));
+    while (boxes != 0) {
+      const int box = __ffs(static_cast<int>(boxes)) - 1;
+      boxes &= boxes - 1;
+      const int page = __shfl_sync(kAllLanes, at.page, box);
+      const int slot = __shfl_sync(kAllLanes, at.slot, box);
+      if (lane != 0) continue;
+      for (int slab = 0; slab < from.slabs; ++slab) {
+        copy_box(&from.map, slab * kSlabColumns, slot, b.kv_head, page,
+                 tile + slab * kSlabBytes + box * rows * kRowBytes, from.full[turn.stage]);
+      }
+    }
+  }
+}
+
+/// Eight elements from `at` on, one by one, zeros after the first `count`.
+__device__ inline uint4 gather(const unsigned short* at, int count) {
+  unsigned words[4] = {0, 0, 0, 0};
+#pragma unroll
+  for (int e = 0; e < 8; ++e) {
+    if (e < count) words[e / 2] |= static_cast<unsigned>(at[e]) << (e % 2 * 16);
+  }
+  return {words[0], words[1], words[2], words[3]};
+}
+
+/// By rows: for pages that boxes do not fit, and for any alignment. Eight lanes share a key.
+__device__ inline void load_rows(const Sm90Params& p, const Shared& shared, const Source& from) {
+  const Block& b = shared.block;
+  const int lane = lane_of_warp();
+  const int chunk = lane % 8;
+  for (int32_t i = 0; i <= b.count; ++i) {
+    if (i < b.count) {
+      const Turn turn(i);
+      if (i >= kStages) wait(from.empty[turn.stage], turn.parity ^ 1);
+      unsigned char* tile = from.tile(turn.stage);
+#pragma unroll 1
+      for (int row = lane / 8; row < kKeys; row += 4) {
+        const int32_t key = b.first_of(i) + row;
+        const bool wanted = key >= b.keys.begin && key < b.keys.end;
+        const KeySlot at = wanted ? find_key(p, shared.rows.tile.place, key) : KeySlot{0, 0};
+        const unsigned short* source =
+            static_cast<const unsigned short*>(from.kv.data) + at.page * from.kv.page_stride +
+            at.slot * from.kv.slot_stride + b.kv_head * from.kv.head_stride + chunk * 8;
+        unsigned char* to = tile + swizzled(row, chunk * 16);
+#pragma unroll 1
+        for (int slab = 0; slab < from.slabs; ++slab) {
+          const int left = wanted ? from.columns - slab * kSlabColumns - chunk * 8 : 0;
+          const int count = min(max(left, 0), 8);
+          const unsigned short* elements = count == 0
+                                               ? static_cast<const unsigned short*>(from.kv.data)
+                                               : source + slab * kSlabColumns;
+          if (p.kv_whole) {
+            copy_async_16(shared_address(to + slab * kSlabBytes), elements, count * 2);
+          } else {
+            *reinterpret_cast<uint4*>(to + slab * kSlabBytes) = gather(elements, count);
+          }
+        }
+      }
+    }
+    commit_copies();
+    if (i == 0) continue;
+    wait_for_copies<1>();  // the tile before is there
+    fence_async_proxy();
+    arrive(from.full[Turn(i - 1).stage]);
+  }
+}
+
+__device__ inline void load_tiles(const Sm90Params& p, const Shared& shared, const Source& from) {
+  if (p.box_rows > 0) {
+    load_boxes(p, shared, from);
+  } else {
+    load_rows(p, shared, from);
+  }
+}
+
+}  // namespace octavo::cuda

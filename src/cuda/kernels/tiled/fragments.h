@@ -1,0 +1,29 @@
+// What a warp holds of its rows' products, as tensor cores leave it in registers: of each block of
+// 16 rows, lane l has rows l / 4 and l / 4 + 8, and of each 8 columns the two at 2 (l % 4).
+#pragma once
+
+#include "tiled/config.h"
+
+namespace octavo::cuda {
+
+// Blocks of 16 rows x tiles of 8 columns, of a warp.
+using Scores = float[kBlocks][kKeyTiles][4];
+using Sums = float[kBlocks][kValueTiles][4];
+using Weights = unsigned[kBlocks][kKeys / 16][4];
+
+__device__ inline int lane_of_warp() { return static_cast<int>(threadIdx.x) % 32; }
+__device__ inline int warp_of_block() { return static_cast<int>(threadIdx.x) / 32; }
+
+/// The row of the block's tile that element pair `half` of a fragment belongs to.
+__device__ inline int row_of(int block, int half) {
+  return warp_of_block() * kRowsOfWarp + block * 16 + half * 8 + lane_of_warp() / 4;
+}
+
+/// The column of V of element `i`, 0 or 1, of this lane's pair in a tile of O.
+__device__ inline int column_of(int tile, int i) {
+  const int pair = lane_of_warp() % 4;
+  if constexpr (kKvBytes == 2) return tile * 8 + 2 * pair + i;
+  return tile / 2 * 16 + 4 * pair + 2 * i + tile % 2;
+}
+
+}  // namespace octavo::cuda

@@ -1,0 +1,167 @@
+#include <algorithm>
+#include <numeric>
+
+#include "cuda/kernels.h"
+#include "cuda/portable.h"
+#include "cuda/sm90_tiles.h"
+#include "cuda/tensor_map.h"
+
+namespace octavo::cuda {
+namespace {
+
+constexpr int kCapability = 90;
+constexpr std::int64_t kMostHeads = 65535;  // of a grid's second axis
+constexpr int kFewestBoxRows = 8;           // rows of 128 bytes among which chunks are permuted
+constexpr int kMostBoxes = 32;              // of a tile: a lane finds each
+
+constexpr int kFewRows = 16;  // which wgmma would waste three quarters of its work on
+
+bool is_few(const RowClass& c) { return c.tile.rows == kFewRows; }
+
+Sm90Tile tile_of(const Problem& p, const Device& device, int rows) {
+  const bool dense = !is_masked(p) && p.layout != Layout::paged;
+  return sm90_tile(rows, sm90_dims(p), dense, device.shared_per_block);
+}
+
+std::vector<RowClass> classes_of(const Problem& p, const Device& device) {
+  return row_classes(p, {kFewRows, 64, kMostRows}, [&](int rows) {
+    return rows == kFewRows ? portable_tile(p, device, rows) : tile_of(p, device, rows).shape;
+  });
+}
+
+Splitting splitting_of(const Problem& p, const RowClass& c, const Device& device) {
+  if (is_few(c)) return portable_splitting(p, c, device);
+  if (p.invariant) return {0, 0};
+  // Of 64 rows, a partial result takes as long to write and merge as hundreds of keys to read.
+  return {device.multiprocessors, c.tile.rows > 64 ? 1024 : 4096};
+}
+
+Support supports(const Problem& p, const Device& device) {
+  Support s;
+  s.require(device.capability == kCapability, "needs compute capability 9.0, the device has ",
+            device.capability / 10, ".", device.capability % 10);
+  s.require(p.kv == DType::f16 || p.kv == DType::bf16, "kv must be f16 or bf16, is ", name(p.kv));
+  s.require(p.q == p.kv, "q must be of kv's type, ", name(p.kv), ", is ", name(p.q));
+  s.require(p.d <= kSm90Widest, "d must be at most ", kSm90Widest, ", is ", p.d);
+  s.require(p.dv <= kSm90Widest, "dv must be at most ", kSm90Widest, ", is ", p.dv);
+  s.require(p.hkv <= kMostHeads, "hkv must be at most ", kMostHeads, ", is ", p.hkv);
+  s.require(p.max_q_len() <= kAnyRows / p.group(), "q_len times hq / hkv must be at most ",
+            kAnyRows, ", is ", p.max_q_len(), " * ", p.group());
+  return s;
+}
+
+/// Its launches, and the longer of what tensor cores and memory take.
+double cost_us(const Problem& p, const Device& device) {
+  constexpr double kLaunchUs = 5;
+  constexpr double kMultiplyAddsPerUs = 1.9e6;  // of a multiprocessor
+  constexpr double kMemoryShare = 0.8;
+  double launches = 0;
+  for (const RowClass& c : classes_of(p, device)) {
+    const Units units = Units::of(p, c, splitting_of(p, c, device), p.batch(), p.total_q());
+    launches += units.partial > 0 ? 2 : 1;
+  }
+  double tokens = 0;
+  for (const std::int64_t kv_len : p.kv_len) tokens += static_cast<double>(kv_len);
+  const double bytes =
+      tokens * static_cast<double>(p.hkv * (p.d + p.dv)) * static_cast<double>(size_of(p.kv));
+  const double memory_us = bytes / (kMemoryShare * device.memory_gbs * 1e3);
+  const double product_us = multiply_adds(p) / (kMultiplyAddsPerUs * device.multiprocessors);
+  return launches * kLaunchUs + std::max(memory_us, product_us);
+}
+
+Variant variant_of(const Problem& p, const Device& device, const RowClass& c) {
+  if (is_few(c)) return portable_variant(p, c.tile);
+  Variant variant{"sm90/attend.cu", "octavo_sm90", tiled_definitions(p, sm90_dims(p), c.tile), true,
+                  true};
+  variant.definitions.emplace_back("OCTAVO_STAGES",
+                                   std::to_string(tile_of(p, device, c.tile.rows).stages));
+  return variant;
+}
+
+TiledLaunch launch_of(const Problem& p, const Device& device, const RowClass& c) {
+  if (is_few(c)) return portable_launch(p, device, c);
+  const Sm90Tile tile = tile_of(p, device, c.tile.rows);
+  return {p,
+          device,
+          c,
+          splitting_of(p, c, device),
+          variant_of(p, device, c),
+          tile.threads(),
+          sm90_shared_bytes(tile, sm90_dims(p))};
+}
+
+/// Of a tile of keys, the rows that are one box; 0: no boxes.
+int box_rows(const Problem& p, const Arguments& a, int keys) {
+  const auto page = p.layout == Layout::paged
+                        ? static_cast<int>(std::min<std::int64_t>(p.page_size, 1 << 20))
+                        : keys;
+  const int rows = std::gcd(page, keys);
+  const bool fits = rows % kFewestBoxRows == 0 && keys / rows <= kMostBoxes;
+  return fits && has_tensor_map(a.k) && has_tensor_map(a.v) ? rows : 0;
+}
+
+class Sm90 final : public StreamKernel {
+ public:
+  Sm90(const Problem& p, const Device& device) : classes_(classes_of(p, device)) {
+    for (const RowClass& c : classes_) {
+      launches_.push_back(launch_of(p, device, c));
+      workspace_ = std::max(workspace_, launches_.back().workspace(p));
+    }
+  }
+
+  std::size_t workspace() const override { return workspace_; }
+
+  void launch(const StreamCall& call) const override {
+    for (std::size_t i = 0; i < launches_.size(); ++i) {
+      if (is_few(classes_[i])) {
+        PortableParams params = portable_params(call);
+        launches_[i].launch(call, params, &params, 1);
+      } else {
+        Sm90Params params = params_of(call, classes_[i].tile.keys);
+        launches_[i].launch(call, params, &params, 1);
+      }
+    }
+  }
+
+ private:
+  static Sm90Params params_of(const StreamCall& call, int keys) {
+    const Arguments& a = call.arguments;
+    Sm90Params params{tiled_params(call), {}, {}, box_rows(call.problem, a, keys), 0};
+    params.kv_whole = is_whole(a.k) && is_whole(a.v) ? 1 : 0;
+    if (params.box_rows > 0) {
+      params.k_map = tensor_map(a.k, params.box_rows);
+      params.v_map = tensor_map(a.v, params.box_rows);
+    }
+    return params;
+  }
+
+  std::vector<RowClass> classes_;
+  std::vector<TiledLaunch> launches_;
+  std::size_t workspace_ = 0;
+};
+
+std::shared_ptr<const StreamKernel> load(const Problem& problem, const Device& device) {
+  return std::make_shared<Sm90>(problem, device);
+}
+
+}  // namespace
+
+std::vector<Variant> sm90_variants(const Problem& p, const Device& device) {
+  std::vector<Variant> variants;
+  for (const RowClass& c : classes_of(p, device)) {
+    variants.push_back(variant_of(p, device, c));
+    const Units units = Units::of(p, c, splitting_of(p, c, device), p.batch(), p.total_q());
+    if (units.partial > 0) variants.push_back(merge_variant(c.tile));
+  }
+  return variants;
+}
+
+KernelInfo sm90() {
+  return {.name = "cuda_sm90",
+          .supports = supports,
+          .cost_us = cost_us,
+          .weights = DType::bf16,
+          .load = load};
+}
+
+}  // namespace octavo::cuda

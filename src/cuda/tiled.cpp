@@ -1,0 +1,161 @@
+#include "cuda/tiled.h"
+
+#include <algorithm>
+#include <string>
+
+#include "cuda/attention_params.h"
+
+namespace octavo::cuda {
+namespace {
+
+constexpr int kMergeThreads = 128;
+constexpr std::int64_t kMostMergeBlocks = 16;      // of a tile of rows
+constexpr std::int64_t kMostInSecondAxis = 65535;  // of a grid
+
+std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+/// Tokens of a split that the problem asks for; 0: none. A row of an invariant problem takes its
+/// keys in one go, whatever the rows beside it.
+std::int64_t split_of(const Problem& p) { return p.invariant ? 0 : p.split; }
+
+}  // namespace
+
+std::vector<RowClass> row_classes(const Problem& p, std::initializer_list<int> rows,
+                                  const std::function<TileShape(int rows)>& tile_of) {
+  std::vector<RowClass> classes;
+  int fewest = 1;
+  for (const int count : rows) {
+    const TileShape fitting = tile_of(count);
+    if (fitting.rows == 0) break;
+    classes.push_back({fewest, count, fitting});
+    fewest = count + 1;
+  }
+  if (classes.empty()) return classes;
+  classes.back().most_rows = kAnyRows;
+  if (p.invariant) return {{1, kAnyRows, classes.back().tile}};
+  const std::int64_t most = p.max_q_len() * p.group();
+  std::erase_if(classes, [&](const RowClass& c) { return c.fewest_rows > most; });
+  return classes;
+}
+
+std::optional<DType> multiplied_type(const Problem& p) {
+  const auto is_half = [](DType dtype) { return dtype == DType::f16 || dtype == DType::bf16; };
+  if (is_half(p.q) && (p.kv == p.q || is_fp8(p.kv))) return p.q;
+  if (is_fp8(p.q) && is_half(p.kv)) return p.kv;
+  if (is_fp8(p.q) && is_fp8(p.kv)) return DType::f16;
+  return std::nullopt;
+}
+
+Units Units::of(const Problem& p, const RowClass& c, const Splitting& splitting,
+                std::int64_t requests, std::int64_t tokens) {
+  const std::int64_t rows = tokens * p.group();
+  const std::int64_t taken = std::min(requests, rows / c.fewest_rows);
+  const std::int64_t most_rows = std::min<std::int64_t>(c.most_rows, p.max_q_len() * p.group());
+  const std::int64_t tiles =
+      std::min(rows / c.tile.rows + taken, taken * ceil_div(most_rows, c.tile.rows));
+  const std::int64_t split = split_of(p);
+  const std::int64_t shortest = split != 0 ? split : splitting.shortest;
+  if (shortest == 0) return {tiles, 0, 0};
+  const std::int64_t splits =
+      ceil_div(p.max_kv_len(), ceil_div(shortest, c.tile.keys) * c.tile.keys);
+  if (splits <= 1) return {tiles, 0, 0};
+  if (split != 0) return {tiles * splits, tiles * splits, tiles};
+  const std::int64_t each =
+      std::min(splits * ceil_div(most_rows, c.tile.rows), splitting.blocks_of_request / p.hkv);
+  return {tiles + taken * each, taken * each, std::min(tiles, taken * each / 2)};
+}
+
+std::int64_t partial_bytes(const Problem& p, const RowClass& c) {
+  return p.hkv * c.tile.rows * (ceil_div(p.dv, 32) * 32 + 2) *
+         static_cast<std::int64_t>(sizeof(float));
+}
+
+std::vector<std::pair<std::string, std::string>> tiled_definitions(const Problem& p,
+                                                                   const HeadDims& dims,
+                                                                   const TileShape& tile) {
+  const auto number = [](auto value) { return std::to_string(static_cast<int>(value)); };
+  return {{"OCTAVO_ROWS", number(tile.rows)},
+          {"OCTAVO_WARPS", number(tile.warps)},
+          {"OCTAVO_KEYS", number(tile.keys)},
+          {"OCTAVO_D", number(dims.d)},
+          {"OCTAVO_DV", number(dims.dv)},
+          {"OCTAVO_BF16", number(*multiplied_type(p) == DType::bf16)},
+          {"OCTAVO_KV_BYTES", number(size_of(p.kv))},
+          {"OCTAVO_E5M2", number(p.kv == DType::e5m2)},
+          {"OCTAVO_MASKED", number(is_masked(p))},
+          {"OCTAVO_CAPPED", number(p.cap.has_value())}};
+}
+
+Variant merge_variant(const TileShape& tile) {
+  return {"tiled/merge.cu",
+          "octavo_merge_splits",
+          {{"OCTAVO_ROWS", std::to_string(tile.rows)}, {"OCTAVO_KEYS", std::to_string(tile.keys)}}};
+}
+
+/// For a number below 2^31, with l = ceil(log2(value)): n / value is the product of n and
+/// floor(2^(31 + l) / value) + 1, shifted right by 31 + l.
+Divisor divisor(std::int64_t value) {
+  if (value <= 1) return {1, 0, 0};
+  int log = 0;
+  while ((std::int64_t{1} << log) < value) ++log;
+  const std::uint64_t magic = (std::uint64_t{1} << (31 + log)) / static_cast<std::uint64_t>(value);
+  return {static_cast<std::int32_t>(value), static_cast<unsigned>(magic + 1), log - 1};
+}
+
+TiledParams tiled_params(const StreamCall& call) {
+  const Problem& p = call.problem;
+  const Arguments& a = call.arguments;
+  TiledParams params{};
+  params.attention = attention_params(call);
+  params.attention.split = static_cast<std::int32_t>(split_of(p));
+  params.q_type = static_cast<std::int32_t>(p.q);
+  params.out_type = static_cast<std::int32_t>(p.out);
+  params.group = divisor(p.group());
+  params.page = divisor(p.page_size);
+  params.q_whole = p.q == *multiplied_type(p) && is_whole(a.q) ? 1 : 0;
+  params.out_whole = is_whole(a.out) ? 1 : 0;
+  return params;
+}
+
+TiledLaunch::TiledLaunch(const Problem& p, const Device& device, const RowClass& row_class,
+                         const Splitting& splitting, const Variant& attend, int threads,
+                         int shared_bytes)
+    : of_(row_class),
+      splitting_(splitting),
+      threads_(threads),
+      attend_(cuda::load(device, attend, shared_bytes)) {
+  const Units units = Units::of(p, of_, splitting_, p.batch(), p.total_q());
+  if (units.partial > 0) merge_ = cuda::load(device, merge_variant(of_.tile), 0);
+}
+
+std::size_t TiledLaunch::workspace(const Problem& p) const {
+  const Units units = Units::of(p, of_, splitting_, p.batch(), p.total_q());
+  return static_cast<std::size_t>(units.partial * partial_bytes(p, of_));
+}
+
+void TiledLaunch::launch(const StreamCall& call, TiledParams& tiled, const void* params,
+                         int slices) const {
+  const Problem& p = call.problem;
+  tiled.fewest_rows = of_.fewest_rows;
+  tiled.most_rows = of_.most_rows;
+  tiled.blocks_of_request = splitting_.blocks_of_request;
+  tiled.shortest_split = splitting_.shortest;
+  tiled.merge_blocks = static_cast<std::int32_t>(
+      std::min({p.max_q_len() * p.group(), std::int64_t{of_.tile.rows}, kMostMergeBlocks}));
+  const Units units = Units::of(p, of_, splitting_, call.requests, call.rows);
+  if (units.all == 0) return;
+  // Blocks of few rows wait for memory, where the heads of a token are neighbours. Those of many
+  // read the keys of a head again and again, from a cache.
+  tiled.heads_first = of_.tile.rows <= 64 && units.all <= kMostInSecondAxis ? 1 : 0;
+  const auto grid = [&](std::int64_t x, std::int64_t z) {
+    return Grid{static_cast<std::uint32_t>(x), static_cast<std::uint32_t>(p.hkv),
+                static_cast<std::uint32_t>(z)};
+  };
+  Grid attend = grid(units.all, slices);
+  if (tiled.heads_first != 0) std::swap(attend.x, attend.y);
+  attend_.launch(attend, threads_, call.stream, params);
+  if (units.merged == 0) return;
+  merge_->launch(grid(units.merged, tiled.merge_blocks), kMergeThreads, call.stream, &tiled);
+}
+
+}  // namespace octavo::cuda
