@@ -68,8 +68,7 @@ def worker(rank: int, ranks: int, port: int) -> None:
     outs, lses = torch.empty(ranks, *out.shape), torch.empty(ranks, *lse.shape)
     dist.all_gather(list(outs), out)
     dist.all_gather(list(lses), lse)
-    weights = lses.softmax(dim=0)  # a part without keys has LSE = -inf, and weighs nothing
-    merged = (weights[..., None] * outs).sum(dim=0)
+    merged, _ = octavo.merge_states(outs, lses)  # a part without keys has LSE = -inf, and adds nothing
 
     held = torch.empty(ranks, len(KV_LENS), dtype=torch.int64)
     dist.all_gather(list(held), torch.tensor([len(x) for x in own_k]))
