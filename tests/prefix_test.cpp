@@ -74,49 +74,49 @@ TEST(Prefix, IsComputedApartWhereThatPays) {
 class PrefixRun : public testing::Test {
  protected:
   PrefixRun()
-      : batch_(Problem::parse("paged pool=split q=f32 hq=2 hkv=1 d=8 page=4 mask=causal prefix=8 "
-                              "q_len=1,2 kv_len=11,13"),
-               1) {
-    for (std::int64_t c = 0; c < 2; ++c) batch_.table[batch_.columns + c] = batch_.table[c];
+      : batch(Problem::parse("paged pool=split q=f32 hq=2 hkv=1 d=8 page=4 mask=causal prefix=8 "
+                             "q_len=1,2 kv_len=11,13"),
+              1) {
+    for (std::int64_t c = 0; c < 2; ++c) batch.table[batch.columns + c] = batch.table[c];
   }
   std::string error_of_run() {
     try {
-      select(batch_.problem, Device::cpu()).plan().run(batch_.arguments());
+      select(batch.problem, Device::cpu()).plan().run(batch.arguments());
     } catch (const Error& error) {
       EXPECT_EQ(error.code(), ErrorCode::invalid_argument);
-      EXPECT_TRUE(batch_.poisoned());
+      EXPECT_TRUE(batch.poisoned());
       return error.what();
     }
     return "none";
   }
-  PagedCase batch_;
+  PagedCase batch;
 };
 
 TEST_F(PrefixRun, TakesRequestsThatShareIt) {
   EXPECT_EQ(error_of_run(), "none");
-  EXPECT_FALSE(batch_.poisoned());
+  EXPECT_FALSE(batch.poisoned());
 }
 
 TEST_F(PrefixRun, RefusesOtherPages) {
-  const std::int32_t shared = batch_.table[1];
-  batch_.table[batch_.columns + 1] = batch_.table[0];
-  EXPECT_EQ(error_of_run(), "page_table[1][1]=" + std::to_string(batch_.table[0]) +
+  const std::int32_t shared = batch.table[1];
+  batch.table[batch.columns + 1] = batch.table[0];
+  EXPECT_EQ(error_of_run(), "page_table[1][1]=" + std::to_string(batch.table[0]) +
                                 ": must be the page that all share, " + std::to_string(shared) +
                                 ", in the plan's prefix of 8 tokens");
 }
 
 TEST_F(PrefixRun, RefusesQueriesInIt) {
-  batch_.kv_lens[1] = 8;
+  batch.kv_lens[1] = 8;
   EXPECT_EQ(error_of_run(),
             "kv_lens[1]=8 with q_lens[1]=2: queries begin at 6, in the plan's prefix of 8 tokens");
 }
 
 TEST_F(PrefixRun, IgnoresRequestsWithoutQueries) {
-  batch_.q_lens[1] = 0;
-  batch_.kv_lens[1] = 3;
-  batch_.table[batch_.columns] = batch_.table[0] == 0 ? 1 : 0;
+  batch.q_lens[1] = 0;
+  batch.kv_lens[1] = 3;
+  batch.table[batch.columns] = batch.table[0] == 0 ? 1 : 0;
   EXPECT_EQ(error_of_run(), "none");
-  batch_.q_lens[0] = 0;
+  batch.q_lens[0] = 0;
   EXPECT_EQ(error_of_run(), "none");
 }
 

@@ -26,10 +26,10 @@ struct MergeArguments {
 void merge_states(const MergeArguments& arguments, Executor& executor);
 void merge_states(const MergeArguments& arguments);
 
-/// Enqueues the same on a stream of a GPU, which reads all memory. Neither allocates nor waits, once
-/// the kernel's code is loaded: at the first call. A CUDA graph may capture it. Bits repeat on a
-/// device, but are not those of the CPU. Throws Error(invalid_argument) before anything is enqueued,
-/// Error(unavailable) where there is no code and no compiler, Error(device_error).
+/// Enqueues the same on a stream of a GPU, which reads all memory. Neither allocates nor waits,
+/// once the kernel's code is loaded: at the first call. A CUDA graph may capture it. Bits repeat on
+/// a device, but are not those of the CPU. Throws Error(invalid_argument) before anything is
+/// enqueued, Error(unavailable) where there is no code and no compiler, Error(device_error).
 void merge_states(const MergeArguments& arguments, const Device& device, Stream stream);
 
 }  // namespace octavo

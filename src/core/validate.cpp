@@ -52,8 +52,8 @@ void validate_prefix(const Problem& p) {
   require_range("prefix", p.prefix, 0, kMaxTokens);
   if (p.prefix == 0) return;
   require(p.layout == Layout::paged, "prefix=", p.prefix, ": only the layout paged has one");
-  require(p.prefix % p.page_size == 0, "prefix=", p.prefix, ": must be a multiple of page=",
-          p.page_size);
+  require(p.prefix % p.page_size == 0, "prefix=", p.prefix,
+          ": must be a multiple of page=", p.page_size);
   for (std::int64_t r = 0; r < p.batch(); ++r) {
     require(p.q_len[r] == 0 || p.prefix <= p.kv_len[r] - p.q_len[r] + 1, "prefix=", p.prefix,
             ": must be at most ", p.kv_len[r] - p.q_len[r] + 1, ", where q_len[", r,
