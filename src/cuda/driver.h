@@ -86,8 +86,8 @@ struct Driver {
 
   Result (*encode_tensor_map)(void* map, TensorMapType type, unsigned rank, void* address,
                               const std::uint64_t* shape, const std::uint64_t* strides,
-                              const std::uint32_t* box, const std::uint32_t* steps,
-                              int interleave, TensorMapSwizzle swizzle, int promotion, int fill);
+                              const std::uint32_t* box, const std::uint32_t* steps, int interleave,
+                              TensorMapSwizzle swizzle, int promotion, int fill);
 
   Result (*stream_create)(StreamHandle* stream, unsigned flags);
   Result (*stream_destroy)(StreamHandle stream);
