@@ -35,24 +35,13 @@ Support supports(const Problem& p, const Device& device) {
   return s;
 }
 
-/// Its launches, and the longer of what tensor cores and memory take. Few query tokens use a part
-/// of the tensor cores only, but then memory is the limit.
 double cost_us(const Problem& p, const Device& device) {
-  constexpr double kLaunchUs = 5;
-  constexpr double kMultiplyAddsPerUs = 0.95e6;  // of a multiprocessor
-  constexpr double kMemoryShare = 0.7;
   double launches = 0;
   for (const RowClass& c : classes_of(p, device)) {
     const Units units = Units::of(p, c, portable_splitting(p, c, device), p.batch(), p.total_q());
     launches += units.partial > 0 ? 2 : 1;
   }
-  double tokens = 0;
-  for (const std::int64_t kv_len : p.kv_len) tokens += static_cast<double>(kv_len);
-  const double bytes =
-      tokens * static_cast<double>(p.hkv * (p.d + p.dv)) * static_cast<double>(size_of(p.kv));
-  const double memory_us = bytes / (kMemoryShare * device.memory_gbs * 1e3);
-  const double product_us = multiply_adds(p) / (kMultiplyAddsPerUs * device.multiprocessors);
-  return launches * kLaunchUs + std::max(memory_us, product_us);
+  return tiled_cost_us(p, device, launches, {.multiply_adds_per_us = 0.95e6, .memory_share = 0.7});
 }
 
 /// Whether the tokens of a KV head lie within 2^32 times 16 bytes.

@@ -10,9 +10,10 @@ namespace octavo::cuda {
 namespace {
 
 constexpr int kCapability = 90;
-constexpr std::int64_t kMostHeads = 65535;  // of a grid's second axis
-constexpr int kFewestBoxRows = 8;           // rows of 128 bytes among which chunks are permuted
-constexpr int kMostBoxes = 32;              // of a tile: a lane finds each
+constexpr std::int64_t kMostHeads = 65535;       // of a grid's second axis
+constexpr std::int64_t kMostSlots = 0x7fffffff;  // which boxes begin at
+constexpr int kFewestBoxRows = 8;  // rows of 128 bytes among which chunks are permuted
+constexpr int kMostBoxes = 32;     // of a tile: a lane finds each
 
 constexpr int kFewRows = 16;  // which wgmma would waste three quarters of its work on
 
@@ -45,28 +46,21 @@ Support supports(const Problem& p, const Device& device) {
   s.require(p.d <= kSm90Widest, "d must be at most ", kSm90Widest, ", is ", p.d);
   s.require(p.dv <= kSm90Widest, "dv must be at most ", kSm90Widest, ", is ", p.dv);
   s.require(p.hkv <= kMostHeads, "hkv must be at most ", kMostHeads, ", is ", p.hkv);
+  const std::int64_t tokens = std::accumulate(p.kv_len.begin(), p.kv_len.end(), std::int64_t{0});
+  s.require(p.layout == Layout::paged || tokens <= kMostSlots, "kv_len of all requests together ",
+            "must be at most ", kMostSlots, ", is ", tokens);
   s.require(p.max_q_len() <= kAnyRows / p.group(), "q_len times hq / hkv must be at most ",
             kAnyRows, ", is ", p.max_q_len(), " * ", p.group());
   return s;
 }
 
-/// Its launches, and the longer of what tensor cores and memory take.
 double cost_us(const Problem& p, const Device& device) {
-  constexpr double kLaunchUs = 5;
-  constexpr double kMultiplyAddsPerUs = 1.9e6;  // of a multiprocessor
-  constexpr double kMemoryShare = 0.8;
   double launches = 0;
   for (const RowClass& c : classes_of(p, device)) {
     const Units units = Units::of(p, c, splitting_of(p, c, device), p.batch(), p.total_q());
     launches += units.partial > 0 ? 2 : 1;
   }
-  double tokens = 0;
-  for (const std::int64_t kv_len : p.kv_len) tokens += static_cast<double>(kv_len);
-  const double bytes =
-      tokens * static_cast<double>(p.hkv * (p.d + p.dv)) * static_cast<double>(size_of(p.kv));
-  const double memory_us = bytes / (kMemoryShare * device.memory_gbs * 1e3);
-  const double product_us = multiply_adds(p) / (kMultiplyAddsPerUs * device.multiprocessors);
-  return launches * kLaunchUs + std::max(memory_us, product_us);
+  return tiled_cost_us(p, device, launches, {.multiply_adds_per_us = 1.9e6, .memory_share = 0.8});
 }
 
 Variant variant_of(const Problem& p, const Device& device, const RowClass& c) {

@@ -70,6 +70,18 @@ std::int64_t partial_bytes(const Problem& p, const RowClass& c) {
          static_cast<std::int64_t>(sizeof(float));
 }
 
+double tiled_cost_us(const Problem& p, const Device& device, double launches, const Rates& rates) {
+  constexpr double kLaunchUs = 5;
+  double tokens = 0;
+  for (const std::int64_t kv_len : p.kv_len) tokens += static_cast<double>(kv_len);
+  const double bytes =
+      tokens * static_cast<double>(p.hkv * (p.d + p.dv)) * static_cast<double>(size_of(p.kv));
+  const double memory_us = bytes / (rates.memory_share * device.memory_gbs * 1e3);
+  const double product_us =
+      multiply_adds(p) / (rates.multiply_adds_per_us * device.multiprocessors);
+  return launches * kLaunchUs + std::max(memory_us, product_us);
+}
+
 std::vector<std::pair<std::string, std::string>> tiled_definitions(const Problem& p,
                                                                    const HeadDims& dims,
                                                                    const TileShape& tile) {

@@ -73,6 +73,17 @@ struct Units {
 /// Of a unit's partial results, for all KV heads.
 std::int64_t partial_bytes(const Problem& problem, const RowClass& row_class);
 
+/// What a kernel makes of a device.
+struct Rates {
+  double multiply_adds_per_us;  ///< of a multiprocessor
+  double memory_share;          ///< of the memory's rate
+};
+
+/// The launches, and the longer of what tensor cores and memory take. Few query tokens use a part
+/// of the tensor cores only, but then memory is the limit.
+double tiled_cost_us(const Problem& problem, const Device& device, double launches,
+                     const Rates& rates);
+
 /// The macros of kernels/tiled/config.h.
 std::vector<std::pair<std::string, std::string>> tiled_definitions(const Problem& problem,
                                                                    const HeadDims& dims,

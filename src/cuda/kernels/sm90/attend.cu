@@ -224,8 +224,8 @@ __device__ void finish(const Sm90Params& p, const Walk& walk, Shared& shared) {
 }
 
 // Registers of a lane: for warps with rows what is left by those that load.
-inline constexpr int kLoaderRegisters = kWarpgroups == 2 ? 40 : kWarpgroups == 3 ? 32 : 40;
-inline constexpr int kRowRegisters = kWarpgroups == 2 ? 232 : kWarpgroups == 3 ? 160 : 216;
+inline constexpr int kLoaderRegisters = kWarpgroups == 3 ? 32 : 40;
+inline constexpr int kRowRegisters = kWarpgroups == 3 ? 160 : kWarpgroups == 2 ? 232 : 216;
 
 }  // namespace
 
