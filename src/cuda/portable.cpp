@@ -95,13 +95,14 @@ TileShape portable_tile(const Problem& p, const Device& device, int rows) {
                        device.shared_per_block);
 }
 
-Splitting portable_splitting(const Problem& p, const RowClass& c, const Device& device) {
+Splitting portable_splitting(const Problem& p, const RowClass& row_class, const Device& device) {
   if (p.invariant) return {0, 0};
-  if (c.tile.rows > 64) return {device.multiprocessors, 1024};
-  if (c.tile.rows > 16) return {2 * device.multiprocessors, 1024};
+  if (row_class.tile.rows > 64) return {device.multiprocessors, 1024};
+  if (row_class.tile.rows > 16) return {2 * device.multiprocessors, 1024};
   constexpr int kReserved = 1024;      // bytes, of each block and of each multiprocessor
   constexpr int kMostByRegisters = 8;  // blocks of one warp
-  const int blocks = (device.shared_per_block + kReserved) / (shared_bytes(p, c.tile) + kReserved);
+  const int blocks =
+      (device.shared_per_block + kReserved) / (shared_bytes(p, row_class.tile) + kReserved);
   return {std::min(blocks, kMostByRegisters) * device.multiprocessors, 512};
 }
 
@@ -111,14 +112,14 @@ Variant portable_variant(const Problem& p, const TileShape& tile) {
           true};
 }
 
-TiledLaunch portable_launch(const Problem& p, const Device& device, const RowClass& c) {
+TiledLaunch portable_launch(const Problem& p, const Device& device, const RowClass& row_class) {
   return {p,
           device,
-          c,
-          portable_splitting(p, c, device),
-          portable_variant(p, c.tile),
-          c.tile.warps * 32,
-          shared_bytes(p, c.tile)};
+          row_class,
+          portable_splitting(p, row_class, device),
+          portable_variant(p, row_class.tile),
+          row_class.tile.warps * 32,
+          shared_bytes(p, row_class.tile)};
 }
 
 PortableParams portable_params(const StreamCall& call) {

@@ -46,27 +46,28 @@ std::optional<DType> multiplied_type(const Problem& p) {
   return std::nullopt;
 }
 
-Units Units::of(const Problem& p, const RowClass& c, const Splitting& splitting,
+Units Units::of(const Problem& p, const RowClass& row_class, const Splitting& splitting,
                 std::int64_t requests, std::int64_t tokens) {
   const std::int64_t rows = tokens * p.group();
-  const std::int64_t taken = std::min(requests, rows / c.fewest_rows);
-  const std::int64_t most_rows = std::min<std::int64_t>(c.most_rows, p.max_q_len() * p.group());
-  const std::int64_t tiles =
-      std::min(rows / c.tile.rows + taken, taken * ceil_div(most_rows, c.tile.rows));
+  const std::int64_t taken = std::min(requests, rows / row_class.fewest_rows);
+  const std::int64_t most_rows =
+      std::min<std::int64_t>(row_class.most_rows, p.max_q_len() * p.group());
+  const std::int64_t tiles = std::min(rows / row_class.tile.rows + taken,
+                                      taken * ceil_div(most_rows, row_class.tile.rows));
   const std::int64_t split = split_of(p);
   const std::int64_t shortest = split != 0 ? split : splitting.shortest;
   if (shortest == 0) return {tiles, 0, 0};
   const std::int64_t splits =
-      ceil_div(p.max_kv_len(), ceil_div(shortest, c.tile.keys) * c.tile.keys);
+      ceil_div(p.max_kv_len(), ceil_div(shortest, row_class.tile.keys) * row_class.tile.keys);
   if (splits <= 1) return {tiles, 0, 0};
   if (split != 0) return {tiles * splits, tiles * splits, tiles};
-  const std::int64_t each =
-      std::min(splits * ceil_div(most_rows, c.tile.rows), splitting.blocks_of_request / p.hkv);
+  const std::int64_t each = std::min(splits * ceil_div(most_rows, row_class.tile.rows),
+                                     splitting.blocks_of_request / p.hkv);
   return {tiles + taken * each, taken * each, std::min(tiles, taken * each / 2)};
 }
 
-std::int64_t partial_bytes(const Problem& p, const RowClass& c) {
-  return p.hkv * c.tile.rows * (ceil_div(p.dv, 32) * 32 + 2) *
+std::int64_t partial_bytes(const Problem& p, const RowClass& row_class) {
+  return p.hkv * row_class.tile.rows * (ceil_div(p.dv, 32) * 32 + 2) *
          static_cast<std::int64_t>(sizeof(float));
 }
 

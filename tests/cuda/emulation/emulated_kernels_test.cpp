@@ -122,12 +122,12 @@ TEST(EmulatedKernels, PortableIsRightOnEachTile) {
 TEST(EmulatedKernels, CascadeIsRight) {
   const Texts problems = {
       "paged q=bf16 hq=4 hkv=2 d=64 mask=causal lse prefix=32 q_len=1,1,1 kv_len=33,49,64",
-      "paged q=bf16 hq=4 hkv=2 d=64 page=7 mask=causal sinks lse prefix=35 q_len=0,9,2 "
-      "kv_len=9,60,36",
+      ("paged q=bf16 hq=4 hkv=2 d=64 page=7 mask=causal sinks lse prefix=35 q_len=0,9,2 "
+       "kv_len=9,60,36"),
       "paged q=bf16 hq=4 hkv=1 d=64 mask=causal prefix=1040 q_len=1,2,1 kv_len=1100,1060,1040",
       "paged q=f32 hq=3 hkv=1 d=40 mask=none cap=5 prefix=64 q_len=1,0,5 kv_len=64,9,80",
-      "paged order=hnd q=bf16 hq=8 hkv=2 d=64 mask=chunked:90 k_scale=head out_scale=tensor "
-      "split=64 prefix=80 q_len=3,1 kv_len=90,83",
+      ("paged order=hnd q=bf16 hq=8 hkv=2 d=64 mask=chunked:90 k_scale=head out_scale=tensor "
+       "split=64 prefix=80 q_len=3,1 kv_len=90,83"),
       "paged q=f32 out=e4m3 hq=2 d=24 mask=window:-1,3 lse prefix=16 q_len=0,0 kv_len=16,16",
   };
   EXPECT_EQ(run_all(cuda::cascade(), problems, kLarge), problems.size());
