@@ -147,12 +147,12 @@ const std::vector<std::string>& smoke() {
       "paged q=f32 hq=2 hkv=1 d=64 mask=chunked:7 lse q_len=17 kv_len=7",
       // A prefix that requests share.
       "paged q=bf16 hq=4 hkv=2 d=64 mask=causal lse prefix=32 q_len=1,1,1 kv_len=33,49,64",
-      "paged q=f32 hq=14 hkv=2 d=64 page=7 mask=causal sinks lse prefix=35 q_len=1,9,2 "
-      "kv_len=35,60,36",
-      "paged order=hnd q=bf16 hq=3 hkv=1 d=72 mask=none cap=5 lse prefix=64 q_len=1,0,17 "
-      "kv_len=64,9,80",
-      "paged pool=split q=bf16 kv=e4m3 hq=4 hkv=2 d=40 dv=24 page=1 mask=window:-1,3 k_scale=head "
-      "v_scale=tensor out_scale=head split=16 prefix=50 q_len=5,1 kv_len=70,51",
+      ("paged q=f32 hq=14 hkv=2 d=64 page=7 mask=causal sinks lse prefix=35 q_len=1,9,2 "
+       "kv_len=35,60,36"),
+      ("paged order=hnd q=bf16 hq=3 hkv=1 d=72 mask=none cap=5 lse prefix=64 q_len=1,0,17 "
+       "kv_len=64,9,80"),
+      ("paged pool=split q=bf16 kv=e4m3 hq=4 hkv=2 d=40 dv=24 page=1 mask=window:-1,3 k_scale=head "
+       "v_scale=tensor out_scale=head split=16 prefix=50 q_len=5,1 kv_len=70,51"),
       "paged q=f16 out=e4m3 hq=4 hkv=1 d=64 mask=chunked:70 prefix=16 q_len=3,1 kv_len=70,33",
       "paged q=f32 hq=2 hkv=1 d=24 mask=window:100,0 prefix=48 q_len=20,1 kv_len=101,50",
       "paged q=bf16 hq=2 hkv=1 d=64 mask=window:20,0 alibi prefix=48 q_len=20,1 kv_len=101,50",
