@@ -108,8 +108,8 @@ def store(
     for name, scale in (("k_scale", k_scale), ("v_scale", v_scale)):
         if not isinstance(scale, (int, float)):
             kept[name] = as_array(scale)
-        factors.append(_describe(name, kept[name]) if name in kept else float(scale))
-    described = [_describe(name, kept[name]) for name in arrays]
+        factors.append(_host(name, kept[name]) if name in kept else float(scale))
+    described = [_host(name, kept[name]) for name in arrays]
     _octavo.store(*described[:4], order, described[4], *factors)
 
 
