@@ -33,7 +33,7 @@ std::vector<RowClass> classes_of(const Problem& p, const Device& device) {
 Splitting splitting_of(const Problem& p, const RowClass& c, const Device& device) {
   if (is_few(c)) return portable_splitting(p, c, device);
   if (p.invariant) return {0, 0};
-  // Of 64 rows, a partial result takes as long to write and merge as hundreds of keys to read.
+  // Of 64 rows, shorter splits cost more than they give.
   return {device.multiprocessors, c.tile.rows > 64 ? 1024 : 4096};
 }
 
@@ -106,27 +106,29 @@ class Sm90 final : public StreamKernel {
   std::size_t workspace() const override { return workspace_; }
 
   void launch(const StreamCall& call) const override {
+    const Arguments& a = call.arguments;
+    Sm90Params params{tiled_params(call), {}, {}, 0, is_whole(a.k) && is_whole(a.v) ? 1 : 0};
     for (std::size_t i = 0; i < launches_.size(); ++i) {
       if (is_few(classes_[i])) {
-        PortableParams params = portable_params(call);
-        launches_[i].launch(call, params, &params, 1);
+        PortableParams few = portable_params(call);
+        launches_[i].launch(call, few, &few, 1);
       } else {
-        Sm90Params params = params_of(call, classes_[i].tile.keys);
+        set_boxes(params, call, classes_[i].tile.keys);
         launches_[i].launch(call, params, &params, 1);
       }
     }
   }
 
  private:
-  static Sm90Params params_of(const StreamCall& call, int keys) {
+  /// For tiles of so many keys; maps of boxes that are as large as those before stay.
+  static void set_boxes(Sm90Params& params, const StreamCall& call, int keys) {
     const Arguments& a = call.arguments;
-    Sm90Params params{tiled_params(call), {}, {}, box_rows(call.problem, a, keys), 0};
-    params.kv_whole = is_whole(a.k) && is_whole(a.v) ? 1 : 0;
-    if (params.box_rows > 0) {
-      params.k_map = tensor_map(a.k, params.box_rows);
-      params.v_map = tensor_map(a.v, params.box_rows);
+    const int rows = box_rows(call.problem, a, keys);
+    if (rows > 0 && rows != params.box_rows) {
+      params.k_map = tensor_map(a.k, rows);
+      params.v_map = tensor_map(a.v, rows);
     }
-    return params;
+    params.box_rows = rows;
   }
 
   std::vector<RowClass> classes_;
