@@ -26,6 +26,7 @@ import transformers  # noqa: E402
 from tokenizers import Tokenizer  # noqa: E402
 from tokenizers.models import WordLevel  # noqa: E402
 from vllm import LLM, SamplingParams  # noqa: E402
+from vllm.compilation.counter import compilation_counter  # noqa: E402
 
 COMMON = {
     "vocab_size": 512,
@@ -42,7 +43,18 @@ COMMON = {
 }
 
 
+ON_GPU = torch.cuda.is_available()
 NGRAMS = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_min": 1, "prompt_lookup_max": 2}
+
+# CUDA graphs of whole steps, and of what is between the attention of two layers.
+SIZES = {"cudagraph_capture_sizes": [1, 2, 4, 8, 16, 32, 64]}
+WHOLE = {"mode": 0, "cudagraph_mode": "FULL"} | SIZES
+PIECES = {"mode": 3, "backend": "eager", "cudagraph_mode": "PIECEWISE"} | SIZES
+BOTH = PIECES | {"cudagraph_mode": "FULL_AND_PIECEWISE"}
+
+
+def graphs(compilation: dict) -> dict:
+    return {"enforce_eager": False, "compilation_config": compilation}
 
 
 @dataclasses.dataclass
@@ -84,9 +96,16 @@ def cases() -> dict[str, Case]:
         "llama-fp8": Case(llama, {"kv_cache_dtype": "fp8_e4m3"}),
         "llama-e5m2": Case(llama, {"kv_cache_dtype": "fp8_e5m2"}),
         "llama-bf16": Case(llama, {"dtype": "bfloat16"}),
+        "llama-bf16-fp8": Case(llama, {"dtype": "bfloat16", "kv_cache_dtype": "fp8_e4m3"}),
+        "llama-bf16-graphs": Case(llama, {"dtype": "bfloat16"} | graphs(BOTH)),
+        "llama-whole-graphs": Case(llama, graphs(WHOLE)),
+        "llama-graphs-in-pieces": Case(llama, graphs(PIECES)),
         "llama-f16": Case(llama, {"dtype": "float16"}),
         "repetitive": Case(**repetitive),
         "repetitive-speculative": Case(**repetitive, options={"speculative_config": NGRAMS}),
+        "repetitive-speculative-graphs": Case(
+            **repetitive, options={"speculative_config": NGRAMS} | graphs(WHOLE)
+        ),
         "bert": Case(
             transformers.BertConfig(vocab_size=512, hidden_size=128, num_hidden_layers=2,
                                     num_attention_heads=4, intermediate_size=128),
@@ -138,21 +157,31 @@ def prompts() -> list[list[int]]:
 def start(case: Case, folder: Path, **options) -> LLM:
     return LLM(
         str(saved(case, folder)),
-        enforce_eager=True,
         **{
             "dtype": "float32",
+            "enforce_eager": True,
             "max_model_len": 256,
             "max_num_seqs": 8,
             "num_gpu_blocks_override": 1024,
-            "block_size": 16 if os.environ["OCTAVO_VLLM"] == "1" else 32,
             "disable_log_stats": False,
         }
+        | backend()
         | options
         | case.options,
     )
 
 
+def backend() -> dict:
+    """The options for Octavo's attention, or for one of vLLM's own."""
+    octavo = os.environ["OCTAVO_VLLM"] == "1"
+    if not ON_GPU:
+        return {"block_size": 16 if octavo else 32}
+    name = "CUSTOM" if octavo else "TRITON_ATTN"
+    return {"block_size": 16, "attention_backend": name, "gpu_memory_utilization": 0.1}
+
+
 def generate(case: Case, folder: Path) -> dict:
+    compilation_counter.num_cudagraph_captured = 0
     llm = start(case, folder, skip_tokenizer_init=True, enable_prefix_caching=True)
     greedy = SamplingParams(
         temperature=0, max_tokens=case.new_tokens, ignore_eos=True, detokenize=False
@@ -163,6 +192,8 @@ def generate(case: Case, folder: Path) -> dict:
         return llm.generate({"prompt_token_ids": prompt}, parameters, use_tqdm=False)[0]
 
     results = {"cold": [], "hit": [], "cached": 0, "logprobs": []}
+    results["graphs"] = compilation_counter.num_cudagraph_captured
+    results["attention"] = attention_of(llm)
     for prompt in prompts() if case.alone else []:
         llm.reset_prefix_cache()
         results["cold"].append(list(completed(prompt, greedy).outputs[0].token_ids))
@@ -215,9 +246,15 @@ def transcribe(folder: Path) -> dict:
     """The tokens of three sounds, and those of transformers."""
     folder = tiny_whisper.save(folder)
     llm = LLM(
-        str(folder), enforce_eager=True, dtype="float32", max_model_len=100, max_num_seqs=4,
-        num_gpu_blocks_override=256, block_size=16, limit_mm_per_prompt={"audio": 1},
-    )  # fmt: skip
+        str(folder),
+        enforce_eager=True,
+        dtype="float32",
+        max_model_len=100,
+        max_num_seqs=4,
+        num_gpu_blocks_override=256,
+        limit_mm_per_prompt={"audio": 1},
+        **backend(),
+    )
     parameters = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True, detokenize=False)
     outputs = llm.generate(tiny_whisper.prompts(), parameters, use_tqdm=False)
     tokens = [list(output.outputs[0].token_ids) for output in outputs]

@@ -6,7 +6,7 @@ import torch
 transformers = pytest.importorskip("transformers", reason="transformers is not installed")
 
 import tiny_models  # noqa: E402
-from tiny_models import CLOSE, generated, logits, models  # noqa: E402
+from tiny_models import CLOSE, DEVICE, generated, logits, models  # noqa: E402
 
 import octavo  # noqa: E402
 import octavo.transformers  # noqa: E402
@@ -76,7 +76,7 @@ def test_sequences_packed_in_one_row():
     plain, on_octavo = models("llama")
     inputs = {
         "input_ids": tiny_models.batch([19])["input_ids"],
-        "position_ids": torch.tensor([[*range(8), *range(11)]]),
+        "position_ids": torch.tensor([[*range(8), *range(11)]], device=DEVICE),
         "use_cache": False,
     }
     with torch.no_grad():
@@ -87,8 +87,8 @@ def test_a_mask_of_the_callers_own():
     plain, on_octavo = models("llama")
     generator = torch.Generator().manual_seed(3)
     seen = torch.rand((2, 1, 19, 19), generator=generator) < 0.5
-    seen |= torch.eye(19, dtype=torch.bool)
-    hidden = torch.zeros(seen.shape).masked_fill(~seen, torch.finfo(torch.float32).min)
+    seen = (seen | torch.eye(19, dtype=torch.bool)).to(DEVICE)
+    hidden = torch.zeros(seen.shape, device=DEVICE).masked_fill(~seen, torch.finfo(torch.float32).min)
     ids = tiny_models.batch([19, 19])["input_ids"]
     with torch.no_grad():
         expected = plain(input_ids=ids, attention_mask=hidden).logits
@@ -121,7 +121,7 @@ def test_encoders():
         torch.manual_seed(7)
         model = transformers.BertModel._from_config(config, attn_implementation=attention).eval()
         with torch.no_grad():
-            results.append(model(**inputs).last_hidden_state)
+            results.append(model.to(DEVICE)(**inputs).last_hidden_state)
     torch.testing.assert_close(results[1], results[0], **CLOSE)
 
 

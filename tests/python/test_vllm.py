@@ -1,31 +1,20 @@
 """vLLM on Octavo: tiny random models, against vLLM's own attention in a second process."""
 
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed")
+
+import torch  # noqa: E402
+from engine_runs import distance, result_of, run  # noqa: E402
+
+if torch.cuda.is_available():
+    pytest.skip("vLLM is one for GPUs", allow_module_level=True)
 
 SHARED = ["gpt-oss", "gemma2", "bloom"]
 HALVES = ["llama-bf16", "llama-f16"]
 FP8 = ["llama-fp8", "llama-e5m2"]
 OCTAVO_ONLY = ["llama-page-1", "llama-chunked-prefill"]
 ENCODERS = ["bert", "modernbert"]
-
-
-def run(folder: Path, octavo: bool, names: list[str], **environment: str) -> dict:
-    done = subprocess.run(
-        [sys.executable, Path(__file__).with_name("engine.py"), folder, *names],
-        env=os.environ | {"OCTAVO_VLLM": str(int(octavo))} | environment,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return json.loads(done.stdout.splitlines()[-1])
 
 
 @pytest.fixture(scope="module")
@@ -44,16 +33,6 @@ def on_octavo(folder):
 @pytest.fixture(scope="module")
 def on_own(folder, on_octavo):
     return run(folder, False, [*SHARED, *HALVES, *FP8, "llama"])
-
-
-def result_of(results, name):
-    assert "error" not in results[name], results[name]["error"]
-    return results[name]
-
-
-def distance(x, y):
-    pairs = list(zip(x["logprobs"], y["logprobs"], strict=True))
-    return sum(abs(a - b) for a, b in pairs) / len(pairs)
 
 
 @pytest.mark.parametrize("name", [*SHARED, *HALVES, *FP8, *OCTAVO_ONLY, "repetitive-speculative"])

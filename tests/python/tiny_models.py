@@ -1,9 +1,13 @@
-"""Small transformers models with random weights, in which every part of the attention matters."""
+"""Small transformers models with random weights, in which every part of the attention matters; on the
+device OCTAVO_TEST_DEVICE, or the CPU."""
 
 import functools
+import os
 
 import torch
 import transformers
+
+DEVICE = os.environ.get("OCTAVO_TEST_DEVICE", "cpu")
 
 # Logits of up to 7 after four layers of float32; transformers' own attentions differ as much.
 CLOSE = {"atol": 2e-5, "rtol": 0}
@@ -72,7 +76,7 @@ def model(name, attention, dtype=torch.float32):
     for parameter_name, parameter in made.named_parameters():
         if parameter_name.endswith("sinks"):
             torch.nn.init.normal_(parameter, std=2.0)
-    return made
+    return made.to(DEVICE)
 
 
 @functools.cache
@@ -88,7 +92,8 @@ def batch(lengths, side="left", seed=0):
     columns = torch.arange(max(lengths))
     lengths = torch.tensor(lengths)[:, None]
     seen = columns < lengths if side == "right" else columns >= max(lengths) - lengths
-    return {"input_ids": tokens.where(seen, 0), "attention_mask": seen.long()}
+    inputs = {"input_ids": tokens.where(seen, 0), "attention_mask": seen.long()}
+    return {name: tensor.to(DEVICE) for name, tensor in inputs.items()}
 
 
 def position_ids(attention_mask):
