@@ -1,4 +1,5 @@
-"""Runs tiny random models through vLLM in this process, and prints what came out as JSON.
+"""Runs tiny random models through vLLM in this process, and prints what came out as JSON; the last
+line is about all.
 
 usage: engine.py FOLDER NAME...     OCTAVO_VLLM says on whose attention
 """
@@ -10,6 +11,7 @@ import gc
 import json
 import os
 import sys
+import traceback
 from pathlib import Path
 
 os.environ |= {
@@ -42,6 +44,9 @@ COMMON = {
     "pad_token_id": 0,
 }
 
+
+# Not measured, so that engines of several processes can start at once.
+MEMORY = {"kv_cache_memory_bytes": 1 << 28, "gpu_memory_utilization": 0.1}
 
 ON_GPU = torch.cuda.is_available()
 NGRAMS = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_min": 1, "prompt_lookup_max": 2}
@@ -177,7 +182,7 @@ def backend() -> dict:
     if not ON_GPU:
         return {"block_size": 16 if octavo else 32}
     name = "CUSTOM" if octavo else "TRITON_ATTN"
-    return {"block_size": 16, "attention_backend": name, "gpu_memory_utilization": 0.1}
+    return {"block_size": 16, "attention_backend": name} | MEMORY
 
 
 def generate(case: Case, folder: Path) -> dict:
@@ -278,9 +283,10 @@ def main() -> None:
         try:
             results[name] = run(name, Path(sys.argv[1]))
         except Exception as error:
+            traceback.print_exc()
             results[name] = {"error": f"{type(error).__name__}: {error}"}
         gc.collect()
-    print(json.dumps(results))
+        print(json.dumps(results), flush=True)
 
 
 if __name__ == "__main__":
