@@ -7,6 +7,8 @@ import pytest
 import torch
 
 pytest.importorskip("vllm", reason="vLLM is not installed")
+if torch.cuda.is_available():
+    pytest.skip("vLLM is one for GPUs", allow_module_level=True)
 
 import engine  # noqa: E402
 from vllm.config import set_current_vllm_config  # noqa: E402

@@ -12,6 +12,7 @@ import torch
 from .._attention import attention
 from .._errors import CacheFullError
 from .._kv_cache import KVCache
+from .._kv_cache import store as store_on_cpu
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +42,9 @@ class _Tables:
 class Pages:
     """Keys and values of the layers of one mask, on the devices where these layers compute.
 
-    An octavo.KVCache says which page belongs to whom. It holds host memory only, so it is given four
-    bytes for each token, and what it would store is stored here.
+    An octavo.KVCache says which page belongs to whom. What layers store, on which devices, is not known
+    before they do, so the cache is given four bytes of host memory for each token, and what it would
+    store is stored here.
     """
 
     def __init__(self, mask: str, pages: int, page_size: int, dtype: torch.dtype | None) -> None:
@@ -173,9 +175,12 @@ class Pages:
         tables = self._tables(k.device)
         if layer not in self._pools:
             self._pools[layer] = self._pool(k), self._pool(v)
+        k, v = (_rows(new.detach(), tables.rows) for new in (k, v))
+        if k.device.type == "cpu":
+            store_on_cpu(k, v, *self._pools[layer], tables.slots)
+            return
         for pool, new in zip(self._pools[layer], (k, v)):
-            tokens = _rows(new.detach(), tables.rows).to(pool.dtype)
-            pool.view(-1, *pool.shape[2:]).index_copy_(0, tables.slots, tokens)
+            pool.view(-1, *pool.shape[2:]).index_copy_(0, tables.slots, new.to(pool.dtype))
 
     def _pool(self, like: torch.Tensor) -> torch.Tensor:
         shape = (self._pages, self.page_size, like.shape[1], like.shape[3])
