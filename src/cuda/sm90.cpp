@@ -79,9 +79,8 @@ TiledLaunch launch_of(const Problem& p, const Device& device, const RowClass& c)
           device,
           c,
           splitting_of(p, c, device),
-          variant_of(p, device, c),
-          tile.threads(),
-          sm90_shared_bytes(tile, sm90_dims(p))};
+          {variant_of(p, device, c), tile.threads(), sm90_shared_bytes(tile, sm90_dims(p)),
+           tile.blocks() * device.multiprocessors}};
 }
 
 /// Of a tile of keys, the rows that are one box; 0: no boxes.

@@ -37,17 +37,15 @@ __device__ inline KeySlot find_key(const Sm90Params& p, const Place& place, int3
 }
 
 /// By boxes of pages. Pages of a tile that have no key to be read are left out.
-__device__ inline void load_boxes(const Sm90Params& p, const Shared& shared, const Source& from) {
-  const Block& b = shared.block;
+__device__ inline void load_boxes(const Sm90Params& p, const Item& item, const Source& from) {
   const int lane = lane_of_warp();
   const int rows = p.box_rows;
-  if (lane == 0) prefetch_map(&from.map);
-  for (int32_t i = 0; i < b.count; ++i) {
-    const int32_t key = b.first_of(i) + lane * rows;
-    const bool wanted = lane * rows < kKeys && key < b.keys.end && key + rows > b.keys.begin;
-    const KeySlot at = wanted ? find_key(p, shared.rows.tile.place, key) : KeySlot{0, 0};
+  for (int32_t i = item.begin; i < item.end; ++i) {
+    const int32_t key = item.first_of(i) + lane * rows;
+    const bool wanted = lane * rows < kKeys && key < item.keys.end && key + rows > item.keys.begin;
+    const KeySlot at = wanted ? find_key(p, item.rows.tile.place, key) : KeySlot{0, 0};
     unsigned boxes = __ballot_sync(kAllLanes, wanted);
-    const Turn turn(i);
+    const Turn<> turn(i);
     if (i >= kStages) wait(from.empty[turn.stage], turn.parity ^ 1);
     if (lane == 0) {
       arrive_expecting(from.full[turn.stage], __popc(boxes) * rows * kRowBytes * from.slabs);
@@ -61,7 +59,7 @@ __device__ inline void load_boxes(const Sm90Params& p, const Shared& shared, con
       const int slot = __shfl_sync(kAllLanes, at.slot, box);
       if (lane != 0) continue;
       for (int slab = 0; slab < from.slabs; ++slab) {
-        copy_box(&from.map, slab * kSlabColumns, slot, b.kv_head, page,
+        copy_box(&from.map, slab * kSlabColumns, slot, item.rows.kv_head, page,
                  tile + slab * kSlabBytes + box * rows * kRowBytes, from.full[turn.stage]);
       }
     }
@@ -79,23 +77,22 @@ __device__ inline uint4 gather(const unsigned short* at, int count) {
 }
 
 /// By rows: for pages that boxes do not fit, and for any alignment. Eight lanes share a key.
-__device__ inline void load_rows(const Sm90Params& p, const Shared& shared, const Source& from) {
-  const Block& b = shared.block;
+__device__ inline void load_rows(const Sm90Params& p, const Item& item, const Source& from) {
   const int lane = lane_of_warp();
   const int chunk = lane % 8;
-  for (int32_t i = 0; i <= b.count; ++i) {
-    if (i < b.count) {
-      const Turn turn(i);
+  for (int32_t i = item.begin; i <= item.end; ++i) {
+    if (i < item.end) {
+      const Turn<> turn(i);
       if (i >= kStages) wait(from.empty[turn.stage], turn.parity ^ 1);
       unsigned char* tile = from.tile(turn.stage);
 #pragma unroll 1
       for (int row = lane / 8; row < kKeys; row += 4) {
-        const int32_t key = b.first_of(i) + row;
-        const bool wanted = key >= b.keys.begin && key < b.keys.end;
-        const KeySlot at = wanted ? find_key(p, shared.rows.tile.place, key) : KeySlot{0, 0};
+        const int32_t key = item.first_of(i) + row;
+        const bool wanted = key >= item.keys.begin && key < item.keys.end;
+        const KeySlot at = wanted ? find_key(p, item.rows.tile.place, key) : KeySlot{0, 0};
         const unsigned short* source =
             static_cast<const unsigned short*>(from.kv.data) + at.page * from.kv.page_stride +
-            at.slot * from.kv.slot_stride + b.kv_head * from.kv.head_stride + chunk * 8;
+            at.slot * from.kv.slot_stride + item.rows.kv_head * from.kv.head_stride + chunk * 8;
         unsigned char* to = tile + swizzled(row, chunk * 16);
 #pragma unroll 1
         for (int slab = 0; slab < from.slabs; ++slab) {
@@ -113,18 +110,25 @@ __device__ inline void load_rows(const Sm90Params& p, const Shared& shared, cons
       }
     }
     commit_copies();
-    if (i == 0) continue;
+    if (i == item.begin) continue;
     wait_for_copies<1>();  // the tile before is there
     fence_async_proxy();
-    arrive(from.full[Turn(i - 1).stage]);
+    arrive(from.full[Turn<>(i - 1).stage]);
   }
 }
 
-__device__ inline void load_tiles(const Sm90Params& p, const Shared& shared, const Source& from) {
-  if (p.box_rows > 0) {
-    load_boxes(p, shared, from);
-  } else {
-    load_rows(p, shared, from);
+/// Of every item.
+__device__ inline void load_tiles(const Sm90Params& p, Shared& shared, const Source& from) {
+  if (p.box_rows > 0 && lane_of_warp() == 0) prefetch_map(&from.map);
+  for (int n = 0;; ++n) {
+    const Item& item = take_item(shared, n);
+    if (!item.exists) return;
+    if (p.box_rows > 0) {
+      load_boxes(p, item, from);
+    } else {
+      load_rows(p, item, from);
+    }
+    release_item(shared, n);
   }
 }
 
