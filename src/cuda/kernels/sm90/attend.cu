@@ -116,37 +116,47 @@ class Walk {
                             Weights& weights) {
     Scores scores;
     const unsigned queries = shared_address(shared_.q[group_]);
+    int32_t i = tiles.begin;
     begin_turn();
-    score(scores, tiles.begin, queries);
+    score(scores, i, queries);
     end_turn();
     wait_for_products<0>();
     pin_all(scores);
-    release(shared_.k_empty, tiles.begin);
-    prepare(scores, item, tiles.begin);
+    release(shared_.k_empty, i);
+    prepare(scores, item, i);
     weigh(scores, item, softmax);
     pack_weights(scores, weights);
-    settle(item, tiles.begin, sums);
+    settle(item, i, sums);
+    if (++i == tiles.end) return;
+    Rescale rescale = weigh_next(item, i, queries, scores, weights, softmax, sums);
 #pragma unroll 1
-    for (int32_t i = tiles.begin + 1; i < tiles.end; ++i) {
-      begin_turn();
-      score(scores, i, queries);
-      add_values(weights, i - 1, sums);
-      end_turn();
-      wait_for_products<1>();
-      pin_all(scores);
-      release(shared_.k_empty, i);
-      prepare(scores, item, i);
-      const Rescale rescale = weigh(scores, item, softmax);
-      pin_all(scores);  // weights are there before the wait, not after
-      pin(softmax.sum[0][0]);
-      pin(softmax.sum[0][1]);
+    while (true) {
+      // The loop begins here so that weights are there before the wait: no instruction moves
+      // across.
       wait_for_products<0>();
       pin_all(sums);
       release(shared_.v_empty, i - 1);
       if (rescale.needed()) rescale.apply(sums);
       pack_weights(scores, weights);
       settle(item, i, sums);
+      if (++i == tiles.end) return;
+      rescale = weigh_next(item, i, queries, scores, weights, softmax, sums);
     }
+  }
+
+  /// Turns scores into those of tile i, and these into weights, while the values of the tile before
+  /// are added to the sums.
+  __device__ Rescale weigh_next(const Item& item, int32_t i, unsigned queries, Scores& scores,
+                                const Weights& weights, Softmax& softmax, Sums& sums) {
+    begin_turn();
+    score(scores, i, queries);
+    add_values(weights, i - 1, sums);
+    end_turn();
+    wait_for_products<1>();
+    pin_all(scores);
+    release(shared_.k_empty, i);
+    prepare(scores, item, i);
+    return weigh(scores, item, softmax);
   }
 
   // Warpgroups take turns in issuing products, in their order, so that the softmax of one runs
