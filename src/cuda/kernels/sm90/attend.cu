@@ -99,9 +99,9 @@ class Walk {
     const int32_t first = seen[0].some.begin - item.origin;
     int32_t last = 0;
     for (int warp = 0; warp < 4; ++warp) last = max(last, seen[warp].some.end);
-    const int32_t begin = uniform(max(first / kKeys, item.begin));
-    const int32_t end = uniform(min(ceil_div(max(last - item.origin, 0), kKeys), item.end));
-    return last > seen[0].some.begin ? KeyRange{begin, end} : KeyRange{item.begin, item.begin};
+    const int32_t begin = max(first / kKeys, item.begin);
+    const int32_t end = min(ceil_div(max(last - item.origin, 0), kKeys), item.end);
+    return {uniform(begin), uniform(last > seen[0].some.begin ? end : begin)};
   }
 
   /// Once the warpgroup's products have read the queries.
@@ -172,9 +172,11 @@ class Walk {
 
   __device__ void score(Scores& scores, int32_t i, unsigned queries) const {
     const Turn<> turn(i);
+    queries =
+        uniform(queries);  // anew each time: descriptions of all its parts are too many to keep
     wait(shared_.k_full[turn.stage], turn.parity);
     fence_products();
-    multiply_keys(scores, queries, shared_, turn.stage);
+    multiply_keys(scores, queries, shared_address(shared_.k[turn.stage]), p_.k.steps);
     commit_products();
   }
 
@@ -182,7 +184,7 @@ class Walk {
     const Turn<> turn(i);
     wait(shared_.v_full[turn.stage], turn.parity);
     fence_products();
-    multiply_values(sums, weights, shared_, turn.stage);
+    multiply_values(sums, weights, shared_address(shared_.v[turn.stage]), p_.v.steps);
     commit_products();
   }
 
@@ -263,14 +265,13 @@ __device__ void load(const Sm90Params& p, Shared& shared, int described) {
   const AttentionParams& a = p.attention;
   switch (warp_of_block() - kWarps) {
     case 0:
-      return load_tiles(
-          p, shared, {a.k, p.k_map, a.d, kKeySlabs, shared.k[0][0], shared.k_full, shared.k_empty});
+      return load_tiles(p, shared,
+                        {a.k, p.k, a.d, kKeySlabs, shared.k[0], shared.k_full, shared.k_empty});
     case 1:
-      return load_tiles(
-          p, shared,
-          {a.v, p.v_map, a.dv, kValueSlabs, shared.v[0][0], shared.v_full, shared.v_empty});
+      return load_tiles(p, shared,
+                        {a.v, p.v, a.dv, kValueSlabs, shared.v[0], shared.v_full, shared.v_empty});
     case 2:
-      return inspect_values(shared);
+      return inspect_values(shared, p.v.steps);
     default:
       return schedule(p, shared, described);
   }

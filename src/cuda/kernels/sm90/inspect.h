@@ -9,7 +9,7 @@
 namespace octavo::cuda {
 
 /// By a warp, of every item.
-__device__ inline void inspect_values(Shared& shared) {
+__device__ inline void inspect_values(Shared& shared, const TileSteps& steps) {
   constexpr int kChunks = kRowBytes / 16;
   int inspected = 0;
   for (int n = 0;; ++n) {
@@ -29,7 +29,9 @@ __device__ inline void inspect_values(Shared& shared) {
         const bool read = key >= item.keys.begin && key < item.keys.end;
 #pragma unroll
         for (int slab = 0; slab < kValueSlabs; ++slab) {
-          uint4& words = *reinterpret_cast<uint4*>(&shared.v[turn.stage][slab][at * 16]);
+          const int place =
+              at / kChunks / 8 * steps.rows + slab * steps.slab + at % (8 * kChunks) * 16;
+          uint4& words = *reinterpret_cast<uint4*>(&shared.v[turn.stage][place]);
           if (!read) {
             words = {0, 0, 0, 0};
           } else if (kMasked) {
@@ -54,14 +56,14 @@ __device__ inline void inspect_values(Shared& shared) {
 
 /// What follows inspection, by the threads that have rows: adds specials of tile i, number
 /// `inspected` of those, to the sums of rows that see them, and puts zeros in their place.
-__device__ inline void settle_specials(const TiledParams& p, Shared& shared, const Item& item,
+__device__ inline void settle_specials(const Sm90Params& p, Shared& shared, const Item& item,
                                        int32_t i, int inspected, Sums& sums) {
   const Turn<> clean(inspected);
   wait(shared.v_clean[clean.stage], clean.parity);
   if (!shared.v_special[clean.stage]) return;
-  unsigned char* values = shared.v[Turn<>(i).stage][0];
+  unsigned char* values = shared.v[Turn<>(i).stage];
   add_specials(sums, p, item.rows, item.first_of(i), [&](int key, int column) {
-    return values + column / kSlabColumns * kSlabBytes + swizzled(key, column % kSlabColumns * 2);
+    return values + place_in_tile(p.v.steps, key, column / kSlabColumns, column % kSlabColumns * 2);
   });
   sync_threads(kRowThreads, kThreads);
   for (int at = static_cast<int>(threadIdx.x); at < kValueSlabs * kSlabBytes / 4; at += kThreads) {

@@ -13,10 +13,10 @@ namespace octavo::cuda {
 /// K, or V, of a thread block.
 struct Source {
   const KvParam& kv;
-  const TensorMap& map;
+  const BoxedView& boxes;
   int32_t columns;
   int slabs;
-  unsigned char* tiles;  ///< [kStages][slabs][kSlabBytes]
+  unsigned char* tiles;  ///< [kStages][slabs * kSlabBytes]
   Barrier* full;
   Barrier* empty;
 
@@ -40,6 +40,9 @@ __device__ inline KeySlot find_key(const Sm90Params& p, const Place& place, int3
 __device__ inline void load_boxes(const Sm90Params& p, const Item& item, const Source& from) {
   const int lane = lane_of_warp();
   const int rows = p.box_rows;
+  const TensorMap* const map = &from.boxes.map;
+  const int head_slab = item.rows.kv_head * from.boxes.head_slabs;
+  const int head_page = from.boxes.head_slabs == 0 ? item.rows.kv_head : 0;
   for (int32_t i = item.begin; i < item.end; ++i) {
     const int32_t key = item.first_of(i) + lane * rows;
     const bool wanted = lane * rows < kKeys && key < item.keys.end && key + rows > item.keys.begin;
@@ -58,9 +61,15 @@ __device__ inline void load_boxes(const Sm90Params& p, const Item& item, const S
       const int page = __shfl_sync(kAllLanes, at.page, box);
       const int slot = __shfl_sync(kAllLanes, at.slot, box);
       if (lane != 0) continue;
+      const unsigned to = tile + box * (rows / 8) * from.boxes.steps.rows;
+      if (p.folded) {
+        copy_box(map, 0, 0, head_slab, slot / 8, page * from.boxes.page_heads + head_page, to,
+                 from.full[turn.stage]);
+        continue;
+      }
       for (int slab = 0; slab < from.slabs; ++slab) {
-        copy_box(&from.map, slab * kSlabColumns, slot, item.rows.kv_head, page,
-                 tile + slab * kSlabBytes + box * rows * kRowBytes, from.full[turn.stage]);
+        copy_box(map, slab * kSlabColumns, slot, item.rows.kv_head, page,
+                 to + slab * from.boxes.steps.slab, from.full[turn.stage]);
       }
     }
   }
@@ -93,7 +102,7 @@ __device__ inline void load_rows(const Sm90Params& p, const Item& item, const So
         const unsigned short* source =
             static_cast<const unsigned short*>(from.kv.data) + at.page * from.kv.page_stride +
             at.slot * from.kv.slot_stride + item.rows.kv_head * from.kv.head_stride + chunk * 8;
-        unsigned char* to = tile + swizzled(row, chunk * 16);
+        unsigned char* to = tile + place_in_tile(from.boxes.steps, row, 0, chunk * 16);
 #pragma unroll 1
         for (int slab = 0; slab < from.slabs; ++slab) {
           const int left = wanted ? from.columns - slab * kSlabColumns - chunk * 8 : 0;
@@ -102,9 +111,9 @@ __device__ inline void load_rows(const Sm90Params& p, const Item& item, const So
                                                ? static_cast<const unsigned short*>(from.kv.data)
                                                : source + slab * kSlabColumns;
           if (p.kv_whole) {
-            copy_async_16(shared_address(to + slab * kSlabBytes), elements, count * 2);
+            copy_async_16(shared_address(to + slab * from.boxes.steps.slab), elements, count * 2);
           } else {
-            *reinterpret_cast<uint4*>(to + slab * kSlabBytes) = gather(elements, count);
+            *reinterpret_cast<uint4*>(to + slab * from.boxes.steps.slab) = gather(elements, count);
           }
         }
       }
@@ -119,7 +128,7 @@ __device__ inline void load_rows(const Sm90Params& p, const Item& item, const So
 
 /// Of every item.
 __device__ inline void load_tiles(const Sm90Params& p, Shared& shared, const Source& from) {
-  if (p.box_rows > 0 && lane_of_warp() == 0) prefetch_map(&from.map);
+  if (p.box_rows > 0 && lane_of_warp() == 0) prefetch_map(&from.boxes.map);
   for (int n = 0;; ++n) {
     const Item& item = take_item(shared, n);
     if (!item.exists) return;

@@ -1,9 +1,12 @@
 // A thread block's shared memory: tiles of Q, K and V in slabs of 64 columns. A slab has rows of
-// 128 bytes, whose eight 16-byte chunks are permuted as ptx/wgmma.h says.
+// 128 bytes, whose eight 16-byte chunks are permuted as ptx/wgmma.h says. Eight rows of a slab are
+// together; what follows them, the slab's next eight or the same of the next slab, is for how K and
+// V were loaded to say (TileSteps).
 #pragma once
 
 #include "ptx/mbarrier.h"
 #include "sm90/item.h"
+#include "sm90/params.h"
 #include "tiled/fragments.h"
 
 namespace octavo::cuda {
@@ -27,14 +30,15 @@ inline constexpr int kRowBytes = 128;  // of a slab
 inline constexpr int kKeySlabs = (kD + kSlabColumns - 1) / kSlabColumns;
 inline constexpr int kValueSlabs = (kDv + kSlabColumns - 1) / kSlabColumns;
 inline constexpr int kSlabBytes = kKeys * kRowBytes;  // of a tile of K or V
+inline constexpr int kEightRows = 8 * kRowBytes;
 inline constexpr int kGroupSlabBytes = kRowsOfGroup * kRowBytes;
 
 static_assert(kRows == kWarpgroups * kRowsOfGroup);
 
 struct Shared {
   alignas(1024) unsigned char q[kWarpgroups][kKeySlabs][kGroupSlabBytes];
-  alignas(1024) unsigned char k[kStages][kKeySlabs][kSlabBytes];
-  alignas(1024) unsigned char v[kStages][kValueSlabs][kSlabBytes];
+  alignas(1024) unsigned char k[kStages][kKeySlabs * kSlabBytes];
+  alignas(1024) unsigned char v[kStages][kValueSlabs * kSlabBytes];
   Item items[kItems];
   Barrier item_full[kItems];
   Barrier item_empty[kItems];
@@ -46,9 +50,14 @@ struct Shared {
   bool v_special[kStages];   ///< beside v_clean: there are infinite or NaN values
 };
 
-/// Where a byte of a slab's row stands.
+/// Where a byte of a slab's row stands, among rows that are together.
 __device__ inline int swizzled(int row, int byte) {
   return row * kRowBytes + (byte ^ (row % 8) << 4);
+}
+
+/// Where a byte of a tile's row stands in a slab.
+__device__ inline int place_in_tile(const TileSteps& steps, int row, int slab, int byte) {
+  return row / 8 * steps.rows + slab * steps.slab + swizzled(row % 8, byte);
 }
 
 /// Place and phase of number `i` of what goes through a ring.
