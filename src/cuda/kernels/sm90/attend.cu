@@ -74,20 +74,17 @@ class Walk {
     const KeyRange seen = tiles_seen(item);
     int32_t i = item.begin;
     for (; i < seen.begin; ++i) skip(item, i, sums);
-    bool started = false;
     if (seen.begin < seen.end) {
       Weights weights;
       pass_keys(item, seen, softmax, sums, weights);
-      started = start_next(n);
       add_values(weights, seen.end - 1, sums);
       wait_for_products<0>();
       pin_all(sums);
       release(shared_.v_empty, seen.end - 1);
       i = seen.end;
-    } else {
-      started = start_next(n);
     }
     for (; i < item.end; ++i) skip(item, i, sums);
+    const bool started = start_next(n);
     finish(item, softmax, sums);
     release_item(shared_, n);
     return started;
@@ -104,7 +101,7 @@ class Walk {
     return {uniform(begin), uniform(last > seen[0].some.begin ? end : begin)};
   }
 
-  /// Once the warpgroup's products have read the queries.
+  /// After the item's last product and tile: the next is only found when those are under way.
   __device__ bool start_next(int n) const {
     sync_threads(kFirstGroup + group_, kGroupThreads);
     const Item& next = take_item(shared_, n + 1);
@@ -257,6 +254,7 @@ __device__ void init_barriers(const Sm90Params& p, Shared& shared) {
     init_barrier(shared.item_full[place], kWarp);
     init_barrier(shared.item_empty[place], kWarps + kLoaders - 1);
   }
+  init_barrier(shared.item_late, 1);
   fence_barriers();
 }
 
@@ -266,10 +264,12 @@ __device__ void load(const Sm90Params& p, Shared& shared, int described) {
   switch (warp_of_block() - kWarps) {
     case 0:
       return load_tiles(p, shared,
-                        {a.k, p.k, a.d, kKeySlabs, shared.k[0], shared.k_full, shared.k_empty});
+                        {a.k, p.k, a.d, kKeySlabs, shared.k[0], shared.k_full, shared.k_empty,
+                         &shared.item_late});
     case 1:
-      return load_tiles(p, shared,
-                        {a.v, p.v, a.dv, kValueSlabs, shared.v[0], shared.v_full, shared.v_empty});
+      return load_tiles(
+          p, shared,
+          {a.v, p.v, a.dv, kValueSlabs, shared.v[0], shared.v_full, shared.v_empty, nullptr});
     case 2:
       return inspect_values(shared, p.v.steps);
     default:

@@ -19,6 +19,7 @@ struct Source {
   unsigned char* tiles;  ///< [kStages][slabs * kSlabBytes]
   Barrier* full;
   Barrier* empty;
+  Barrier* late;  ///< where it tells that an item's last tiles are under way, or null
 
   __device__ unsigned char* tile(int stage) const { return tiles + stage * slabs * kSlabBytes; }
 };
@@ -36,14 +37,15 @@ __device__ inline KeySlot find_key(const Sm90Params& p, const Place& place, int3
   return {a.page_table[place.request * a.page_table_stride + at.quotient], at.remainder};
 }
 
-/// By boxes of pages. Pages of a tile that have no key to be read are left out.
-__device__ inline void load_boxes(const Sm90Params& p, const Item& item, const Source& from) {
+/// Tiles of keys by boxes of pages. Pages that have no key to be read are left out.
+__device__ inline void load_boxes(const Sm90Params& p, const Item& item, const KeyRange& tiles,
+                                  const Source& from) {
   const int lane = lane_of_warp();
   const int rows = p.box_rows;
   const TensorMap* const map = &from.boxes.map;
   const int head_slab = item.rows.kv_head * from.boxes.head_slabs;
   const int head_page = from.boxes.head_slabs == 0 ? item.rows.kv_head : 0;
-  for (int32_t i = item.begin; i < item.end; ++i) {
+  for (int32_t i = tiles.begin; i < tiles.end; ++i) {
     const int32_t key = item.first_of(i) + lane * rows;
     const bool wanted = lane * rows < kKeys && key < item.keys.end && key + rows > item.keys.begin;
     const KeySlot at = wanted ? find_key(p, item.rows.tile.place, key) : KeySlot{0, 0};
@@ -86,11 +88,12 @@ __device__ inline uint4 gather(const unsigned short* at, int count) {
 }
 
 /// By rows: for pages that boxes do not fit, and for any alignment. Eight lanes share a key.
-__device__ inline void load_rows(const Sm90Params& p, const Item& item, const Source& from) {
+__device__ inline void load_rows(const Sm90Params& p, const Item& item, const KeyRange& tiles,
+                                 const Source& from) {
   const int lane = lane_of_warp();
   const int chunk = lane % 8;
-  for (int32_t i = item.begin; i <= item.end; ++i) {
-    if (i < item.end) {
+  for (int32_t i = tiles.begin; i <= tiles.end; ++i) {
+    if (i < tiles.end) {
       const Turn<> turn(i);
       if (i >= kStages) wait(from.empty[turn.stage], turn.parity ^ 1);
       unsigned char* tile = from.tile(turn.stage);
@@ -119,7 +122,7 @@ __device__ inline void load_rows(const Sm90Params& p, const Item& item, const So
       }
     }
     commit_copies();
-    if (i == item.begin) continue;
+    if (i == tiles.begin) continue;
     wait_for_copies<1>();  // the tile before is there
     fence_async_proxy();
     arrive(from.full[Turn<>(i - 1).stage]);
@@ -132,10 +135,16 @@ __device__ inline void load_tiles(const Sm90Params& p, Shared& shared, const Sou
   for (int n = 0;; ++n) {
     const Item& item = take_item(shared, n);
     if (!item.exists) return;
-    if (p.box_rows > 0) {
-      load_boxes(p, item, from);
-    } else {
-      load_rows(p, item, from);
+    const int32_t late = max(item.begin, item.end - kLateTiles);
+#pragma unroll 1
+    for (int part = 0; part < 2; ++part) {
+      const KeyRange tiles = part == 0 ? KeyRange{item.begin, late} : KeyRange{late, item.end};
+      if (part == 1 && from.late != nullptr && lane_of_warp() == 0) arrive(*from.late);
+      if (p.box_rows > 0) {
+        load_boxes(p, item, tiles, from);
+      } else {
+        load_rows(p, item, tiles, from);
+      }
     }
     release_item(shared, n);
   }

@@ -41,6 +41,8 @@ __device__ inline void schedule(const Sm90Params& p, Shared& shared, int n) {
   for (;; ++n) {
     Task task;
     bool exists = false;
+    // Not before it must, or the last items would be taken by blocks that are not the first to end.
+    if (n > 0 && p.taken != nullptr) wait(shared.item_late, (n - 1) % 2);
     while (!exists && number < all) {
       if (p.taken == nullptr) {
         number += gridDim.x;

@@ -18,7 +18,8 @@ inline constexpr int kLoaders = 4;  // warps: of K, of V, one that inspects V, o
 inline constexpr int kBlockThreads = kThreads + kLoaders * kWarp;
 inline constexpr int kStages = OCTAVO_STAGES;
 
-inline constexpr int kItems = 2;  // the one under way and the next
+inline constexpr int kItems = 2;      // the one under way and the next
+inline constexpr int kLateTiles = 6;  // of an item, at whose loads the next is taken
 
 // Barriers of the block, beside that of __syncthreads.
 inline constexpr int kRowThreads = 1;  ///< of all threads with rows
@@ -42,6 +43,7 @@ struct Shared {
   Item items[kItems];
   Barrier item_full[kItems];
   Barrier item_empty[kItems];
+  Barrier item_late;
   Barrier k_full[kStages];
   Barrier k_empty[kStages];
   Barrier v_full[kStages];
