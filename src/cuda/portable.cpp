@@ -117,9 +117,8 @@ TiledLaunch portable_launch(const Problem& p, const Device& device, const RowCla
           device,
           row_class,
           portable_splitting(p, row_class, device),
-          portable_variant(p, row_class.tile),
-          row_class.tile.warps * 32,
-          shared_bytes(p, row_class.tile)};
+          {portable_variant(p, row_class.tile), row_class.tile.warps * 32,
+           shared_bytes(p, row_class.tile)}};
 }
 
 PortableParams portable_params(const StreamCall& call) {

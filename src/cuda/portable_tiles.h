@@ -20,9 +20,9 @@ constexpr HeadDims portable_dims(const Problem& p) {
 constexpr int portable_shared_bytes(const TileShape& tile, const HeadDims& dims, int kv_bytes) {
   constexpr int kPad = 16;
   constexpr int kStages = 2;
-  constexpr int kRowBytes = 16;    // which keys a row sees, its position and slope
+  constexpr int kRowBytes = 8;     // which keys a row sees
   constexpr int kTileBytes = 512;  // what is known of the tile
-  const int q = tile.rows * (std::max(dims.d, dims.dv) * 2 + kPad);
+  const int q = tile.rows * (dims.d * 2 + kPad);
   const int kv = tile.keys * ((dims.d + dims.dv) * kv_bytes + 2 * kPad);
   return q + kStages * kv + tile.rows * kRowBytes + kTileBytes;
 }

@@ -79,9 +79,8 @@ TiledLaunch launch_of(const Problem& p, const Device& device, const RowClass& c)
           device,
           c,
           splitting_of(p, c, device),
-          variant_of(p, device, c),
-          tile.threads(),
-          sm90_shared_bytes(tile, sm90_dims(p))};
+          {variant_of(p, device, c), tile.threads(), sm90_shared_bytes(tile, sm90_dims(p)),
+           tile.blocks() * device.multiprocessors}};
 }
 
 /// Of a tile of keys, the rows that are one box; 0: no boxes.
@@ -91,7 +90,7 @@ int box_rows(const Problem& p, const Arguments& a, int keys) {
                         : keys;
   const int rows = std::gcd(page, keys);
   const bool fits = rows % kFewestBoxRows == 0 && keys / rows <= kMostBoxes;
-  return fits && has_tensor_map(a.k) && has_tensor_map(a.v) ? rows : 0;
+  return fits && has_boxes(a.k) && has_boxes(a.v) ? rows : 0;
 }
 
 class Sm90 final : public StreamKernel {
@@ -107,7 +106,10 @@ class Sm90 final : public StreamKernel {
 
   void launch(const StreamCall& call) const override {
     const Arguments& a = call.arguments;
-    Sm90Params params{tiled_params(call), {}, {}, 0, is_whole(a.k) && is_whole(a.v) ? 1 : 0};
+    Sm90Params params{tiled_params(call), {}, {}, 0, 0, is_whole(a.k) && is_whole(a.v) ? 1 : 0};
+    params.folded =
+        call.problem.layout == Layout::paged && has_folded_boxes(a.k) && has_folded_boxes(a.v) ? 1
+                                                                                               : 0;
     for (std::size_t i = 0; i < launches_.size(); ++i) {
       if (is_few(classes_[i])) {
         PortableParams few = portable_params(call);
@@ -120,15 +122,17 @@ class Sm90 final : public StreamKernel {
   }
 
  private:
-  /// For tiles of so many keys; maps of boxes that are as large as those before stay.
+  /// For tiles of so many keys.
   static void set_boxes(Sm90Params& params, const StreamCall& call, int keys) {
     const Arguments& a = call.arguments;
-    const int rows = box_rows(call.problem, a, keys);
-    if (rows > 0 && rows != params.box_rows) {
-      params.k_map = tensor_map(a.k, rows);
-      params.v_map = tensor_map(a.v, rows);
-    }
-    params.box_rows = rows;
+    params.box_rows = box_rows(call.problem, a, keys);
+    const auto view = [&](const KvView& kv) {
+      return params.box_rows > 0 ? boxed_view(kv, params.box_rows, keys, params.folded != 0)
+                                 : unboxed_view(keys);
+    };
+    params.k = view(a.k);
+    params.v = view(a.v);
+    if (params.box_rows == 0) params.folded = 0;
   }
 
   std::vector<RowClass> classes_;

@@ -13,6 +13,7 @@ struct Sm90Tile {
   TileShape shape;
   int stages = 0;  ///< tiles of K and of V in shared memory
   int threads() const { return shape.warps * 32 + 128; }
+  int blocks() const { return shape.warps == 4 ? 2 : 1; }  ///< of a multiprocessor
 };
 
 inline constexpr std::int64_t kSm90Widest = 256;
@@ -30,10 +31,10 @@ constexpr HeadDims sm90_dims(const Problem& p) {
 
 /// Bytes of shared memory of a thread block: see kernels/sm90/shared.h.
 constexpr int sm90_shared_bytes(const Sm90Tile& tile, const HeadDims& dims) {
-  constexpr int kRowBytes = 16;     // which keys a row sees, its position and slope
-  constexpr int kTileBytes = 1024;  // what is known of the tile, and barriers
+  constexpr int kRowBytes = 2 * 8;  // which keys a row of either item sees
+  constexpr int kTileBytes = 1024;  // what is known of two items, and barriers
   const auto slabs = [](int columns) { return (columns + 63) / 64; };
-  const int q = tile.shape.rows * std::max(slabs(dims.d), slabs(dims.dv)) * 128;
+  const int q = tile.shape.rows * slabs(dims.d) * 128;
   const int kv = tile.shape.keys * (slabs(dims.d) + slabs(dims.dv)) * 128;
   return q + tile.stages * kv + tile.shape.rows * kRowBytes + kTileBytes;
 }

@@ -1,5 +1,6 @@
 #include "cuda/tensor_map.h"
 
+#include <array>
 #include <limits>
 
 #include "cuda/driver.h"
@@ -9,15 +10,59 @@ namespace octavo::cuda {
 namespace {
 
 constexpr std::int64_t kLongestStride = (std::int64_t{1} << 40) - 1;  // bytes
+constexpr std::int64_t kSlab = 64;                                    // columns
+constexpr std::int64_t kTogether = 8;                                 // rows of a slab
+constexpr int kRowBytes = 128;                                        // of a slab
 
 std::int64_t stride_bytes(const KvView& view, int axis) {
   return view.shape[axis] <= 1 ? 16
                                : view.stride[axis] * static_cast<std::int64_t>(size_of(view.dtype));
 }
 
+/// Whether a head begins where the slabs of the one before end.
+bool heads_are_slabs(const KvView& view) {
+  return view.shape[2] == 1 || view.stride[2] == view.shape[3];
+}
+
+/// How many heads' strides a page is long; 0: it is no multiple.
+std::int64_t heads_of_page(const KvView& view) {
+  if (view.shape[0] == 1) return view.shape[2];
+  const std::int64_t count = view.stride[2] > 0 ? view.stride[0] / view.stride[2] : 0;
+  return count >= view.shape[2] && count * view.stride[2] == view.stride[0] ? count : 0;
+}
+
+/// An axis of a tensor map: how many, the bytes from one to the next, and how many in a box.
+struct Axis {
+  std::int64_t size;
+  std::int64_t stride;
+  int box;
+};
+
+/// Of elements of 16 bits, and axes around them.
+template <std::size_t Rank>
+TensorMap encode(const KvView& view, int columns, const std::array<Axis, Rank>& axes) {
+  std::array<std::uint64_t, Rank + 1> shape{static_cast<std::uint64_t>(columns)};
+  std::array<std::uint64_t, Rank> strides{};
+  std::array<std::uint32_t, Rank + 1> box{kSlab};
+  std::array<std::uint32_t, Rank + 1> steps{};
+  steps.fill(1);
+  for (std::size_t i = 0; i < Rank; ++i) {
+    shape[i + 1] = static_cast<std::uint64_t>(axes[i].size);
+    strides[i] = static_cast<std::uint64_t>(axes[i].stride);
+    box[i + 1] = static_cast<std::uint32_t>(axes[i].box);
+  }
+  TensorMap map;
+  // Without promotion in L2, which would fetch the other columns of a row of 256 bytes.
+  check(driver().encode_tensor_map(&map, TensorMapType::uint16, Rank + 1, view.data, shape.data(),
+                                   strides.data(), box.data(), steps.data(), 0,
+                                   TensorMapSwizzle::bytes_128, 0, 0),
+        "cuTensorMapEncodeTiled", "for boxes of ", axes[0].box, " tokens");
+  return map;
+}
+
 }  // namespace
 
-bool has_tensor_map(const KvView& view) {
+bool has_boxes(const KvView& view) {
   bool fits = is_whole(view);
   for (int axis = 0; axis < 3; ++axis) {
     fits = fits && stride_bytes(view, axis) > 0 && stride_bytes(view, axis) <= kLongestStride &&
@@ -26,20 +71,40 @@ bool has_tensor_map(const KvView& view) {
   return fits;
 }
 
-TensorMap tensor_map(const KvView& view, int rows) {
-  const auto wide = [](std::int64_t value) { return static_cast<std::uint64_t>(value); };
-  const std::uint64_t shape[] = {wide(view.shape[3]), wide(view.shape[1]), wide(view.shape[2]),
-                                 wide(view.shape[0])};
-  const std::uint64_t strides[] = {wide(stride_bytes(view, 1)), wide(stride_bytes(view, 2)),
-                                   wide(stride_bytes(view, 0))};
-  const std::uint32_t box[] = {64, static_cast<std::uint32_t>(rows), 1, 1};
-  const std::uint32_t steps[] = {1, 1, 1, 1};
-  TensorMap map;
-  // Without promotion in L2: a row of 256 bytes is two boxes', and would be fetched twice.
-  check(driver().encode_tensor_map(&map, TensorMapType::uint16, 4, view.data, shape, strides, box,
-                                   steps, 0, TensorMapSwizzle::bytes_128, 0, 0),
-        "cuTensorMapEncodeTiled", "for boxes of ", rows, " tokens");
-  return map;
+bool has_folded_boxes(const KvView& view) {
+  const std::int64_t heads = heads_of_page(view);
+  return has_boxes(view) && view.shape[1] % kTogether == 0 && view.shape[3] % kSlab == 0 &&
+         (heads_are_slabs(view) ||
+          (heads > 0 && view.shape[0] <= std::numeric_limits<std::int32_t>::max() / heads));
+}
+
+BoxedView boxed_view(const KvView& view, int rows, int keys, bool folded) {
+  if (!folded) {
+    BoxedView boxed = unboxed_view(keys);
+    boxed.map = encode<3>(view, static_cast<int>(view.shape[3]),
+                          {{{view.shape[1], stride_bytes(view, 1), rows},
+                            {view.shape[2], stride_bytes(view, 2), 1},
+                            {view.shape[0], stride_bytes(view, 0), 1}}});
+    return boxed;
+  }
+  const auto slabs = static_cast<int>(view.shape[3] / kSlab);
+  const bool by_slabs = heads_are_slabs(view);
+  const std::int64_t page_heads = by_slabs ? 1 : heads_of_page(view);
+  const Axis pages{view.shape[0] * page_heads, stride_bytes(view, by_slabs ? 0 : 2), 1};
+  return {
+      encode<4>(view, kSlab,
+                {{{kTogether, stride_bytes(view, 1), kTogether},
+                  {slabs * (by_slabs ? view.shape[2] : 1), kRowBytes, slabs},
+                  {view.shape[1] / kTogether, kTogether * stride_bytes(view, 1),
+                   rows / static_cast<int>(kTogether)},
+                  pages}}),
+      {kRowBytes * static_cast<int>(kTogether), slabs * kRowBytes * static_cast<int>(kTogether)},
+      by_slabs ? slabs : 0,
+      static_cast<std::int32_t>(page_heads)};
+}
+
+BoxedView unboxed_view(int keys) {
+  return {{}, {keys * kRowBytes, kRowBytes * static_cast<int>(kTogether)}, 0, 0};
 }
 
 }  // namespace octavo::cuda

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "cuda/attention_params.h"
+#include "cuda/driver.h"
 
 namespace octavo::cuda {
 namespace {
@@ -11,6 +12,7 @@ namespace {
 constexpr int kMergeThreads = 128;
 constexpr std::int64_t kMostMergeBlocks = 16;      // of a tile of rows
 constexpr std::int64_t kMostInSecondAxis = 65535;  // of a grid
+constexpr std::int64_t kShort = 512;               // keys: units take about as long as each other
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
 
@@ -131,19 +133,24 @@ TiledParams tiled_params(const StreamCall& call) {
 }
 
 TiledLaunch::TiledLaunch(const Problem& p, const Device& device, const RowClass& row_class,
-                         const Splitting& splitting, const Variant& attend, int threads,
-                         int shared_bytes)
+                         const Splitting& splitting, const TiledCode& code)
     : of_(row_class),
       splitting_(splitting),
-      threads_(threads),
-      attend_(cuda::load(device, attend, shared_bytes)) {
+      threads_(code.threads),
+      resident_(code.resident),
+      takes_(resident_ > 0 && p.max_kv_len() > kShort),
+      attend_(cuda::load(device, code.attend, code.shared_bytes)) {
   const Units units = Units::of(p, of_, splitting_, p.batch(), p.total_q());
   if (units.partial > 0) merge_ = cuda::load(device, merge_variant(of_.tile), 0);
 }
 
-std::size_t TiledLaunch::workspace(const Problem& p) const {
+std::size_t TiledLaunch::partials(const Problem& p) const {
   const Units units = Units::of(p, of_, splitting_, p.batch(), p.total_q());
   return static_cast<std::size_t>(units.partial * partial_bytes(p, of_));
+}
+
+std::size_t TiledLaunch::workspace(const Problem& p) const {
+  return partials(p) + (takes_ ? sizeof *TiledParams::taken : 0);
 }
 
 void TiledLaunch::launch(const StreamCall& call, TiledParams& tiled, const void* params,
@@ -166,6 +173,18 @@ void TiledLaunch::launch(const StreamCall& call, TiledParams& tiled, const void*
   };
   Grid attend = grid(units.all, slices);
   if (tiled.heads_first != 0) std::swap(attend.x, attend.y);
+  if (resident_ > 0) {
+    const std::int64_t tasks = units.all * p.hkv;
+    attend = {static_cast<std::uint32_t>(std::min<std::int64_t>(tasks, resident_))};
+    tiled.units = units.all;
+    tiled.taken = nullptr;
+    if (takes_ && tasks > resident_) {
+      tiled.taken = reinterpret_cast<unsigned long long*>(call.workspace + partials(p));
+      check(driver().set_bytes(reinterpret_cast<std::uintptr_t>(tiled.taken), 0,
+                               sizeof *tiled.taken, static_cast<StreamHandle>(call.stream)),
+            "cuMemsetD8Async", "for a launch of ", tasks, " units");
+    }
+  }
   attend_.launch(attend, threads_, call.stream, params);
   if (units.merged == 0) return;
   merge_->launch(grid(units.merged, tiled.merge_blocks), kMergeThreads, call.stream, &tiled);

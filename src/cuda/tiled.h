@@ -107,11 +107,19 @@ Divisor divisor(std::int64_t value);
 /// What all launches of a call have in common.
 TiledParams tiled_params(const StreamCall& call);
 
+/// What runs on the device for a class.
+struct TiledCode {
+  Variant attend;
+  int threads;
+  int shared_bytes;
+  int resident = 0;  ///< thread blocks that take one unit after another; 0: one for each unit
+};
+
 /// One class's code, and that which merges its splits.
 class TiledLaunch {
  public:
   TiledLaunch(const Problem& problem, const Device& device, const RowClass& row_class,
-              const Splitting& splitting, const Variant& attend, int threads, int shared_bytes);
+              const Splitting& splitting, const TiledCode& code);
 
   std::size_t workspace(const Problem& problem) const;
 
@@ -120,9 +128,13 @@ class TiledLaunch {
   void launch(const StreamCall& call, TiledParams& tiled, const void* params, int slices) const;
 
  private:
+  std::size_t partials(const Problem& problem) const;
+
   RowClass of_;
   Splitting splitting_;
   int threads_;
+  int resident_;
+  bool takes_;  ///< units as thread blocks get to them, not by their numbers
   Function attend_;
   std::optional<Function> merge_;  ///< where there may be partial results
 };

@@ -71,7 +71,7 @@ struct Walk {
   __device__ void score(Scores& scores, int32_t first, int stage) const {
     multiply_keys(scores, queries, query_address(shared), shared.k[stage]);
     if constexpr (kCapped) cap_scores(scores, shared.rows.logit);
-    if (shared.rows.logit.alibi) add_alibi(scores, shared.rows, first);
+    if (shared.rows.logit.alibi) add_alibi(scores, p, shared.rows, first);
   }
 
   __device__ void weigh(Scores& scores, Weights& weights) {
@@ -154,8 +154,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
     write_partial(shared.rows.tile, walk.softmax, walk.sums, slice,
                   partial_at<kRows>(p, index, kv_head));
   } else {
-    write_result(p, shared.rows.tile, kv_head, walk.softmax, walk.sums, slice,
-                 [&](int row, int byte) { return shared.q + row * kQPitch + byte; });
+    write_result(p, shared.rows.tile, kv_head, walk.softmax, walk.sums, slice);
   }
 }
 

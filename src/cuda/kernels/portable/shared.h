@@ -9,7 +9,7 @@
 
 namespace octavo::cuda {
 
-inline constexpr int kQPitch = (kD > kDv ? kD : kDv) * 2 + 16;  // bytes; the output stands here too
+inline constexpr int kQPitch = kD * 2 + 16;  // bytes
 inline constexpr int kKPitch = kD * kKvBytes + 16;
 inline constexpr int kVPitch = kDv * kKvBytes + 16;
 inline constexpr int kStages = 2;

@@ -9,14 +9,24 @@ __device__ inline void prefetch_map(const void* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
-/// Copies the box of a CUtensorMap that begins at element (c0, c1, c2, c3) to `shared`; its bytes
-/// count at the barrier. What lies outside the tensor is zeros.
+// Copies of the box of a CUtensorMap that begins at the element of these coordinates to `shared`;
+// its bytes count at the barrier. What lies outside the tensor is zeros.
+
 __device__ inline void copy_box(const void* map, int c0, int c1, int c2, int c3, unsigned shared,
                                 Barrier& barrier) {
   asm volatile(
       "cp.async.bulk.tensor.4d.shared::cluster.global.mbarrier::complete_tx::bytes "
       "[%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(shared),
       "l"(map), "r"(shared_address(&barrier)), "r"(c0), "r"(c1), "r"(c2), "r"(c3)
+      : "memory");
+}
+
+__device__ inline void copy_box(const void* map, int c0, int c1, int c2, int c3, int c4,
+                                unsigned shared, Barrier& barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.5d.shared::cluster.global.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%3, %4, %5, %6, %7}], [%2];" ::"r"(shared),
+      "l"(map), "r"(shared_address(&barrier)), "r"(c0), "r"(c1), "r"(c2), "r"(c3), "r"(c4)
       : "memory");
 }
 

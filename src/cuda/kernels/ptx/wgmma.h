@@ -11,26 +11,29 @@
 
 namespace octavo::cuda {
 
-/// A tile of rows of 128 bytes, one after another, as wgmma takes it: the lower half of its
-/// description.
-using TileHandle = unsigned;
+/// A tile as wgmma takes it: the halves of its description.
+struct TileHandle {
+  unsigned low;
+  unsigned high;
+};
 
-/// The address is a multiple of 1024 bytes, plus 32 for each 16 columns further. `slab_bytes`: to
-/// the next 64 columns, where a product needs more of them at a time. The same for all lanes, as
-/// what follows from it: that is what instructions read it from.
-__device__ inline TileHandle tile_handle(unsigned address, int slab_bytes) {
-  return (address & 0x3ffff) >> 4 | static_cast<unsigned>(slab_bytes >> 4) << 16;
+/// The address is a multiple of 1024 bytes, plus 32 for each 16 columns further. Eight rows of 64
+/// columns are together: `slab_step` bytes further are the next 64 columns, `row_step` bytes
+/// further the next eight rows. The same for all lanes, as what follows from it: that is what
+/// instructions read it from.
+__device__ inline TileHandle tile_handle(unsigned address, int slab_step, int row_step) {
+  constexpr unsigned kSwizzle128 = 1u << 30;
+  return {(address & 0x3ffff) >> 4 | static_cast<unsigned>(slab_step >> 4) << 16,
+          static_cast<unsigned>(row_step >> 4) | kSwizzle128};
 }
 
 /// The tile so many bytes further.
 __device__ inline TileHandle advance(TileHandle tile, int bytes) {
-  return tile + static_cast<unsigned>(bytes >> 4);
+  return {tile.low + static_cast<unsigned>(bytes >> 4), tile.high};
 }
 
 __device__ inline uint64_t describe(TileHandle tile) {
-  constexpr uint64_t kEightRows = 1024 >> 4;
-  constexpr uint64_t kSwizzle128 = 1;
-  return tile | kEightRows << 32 | kSwizzle128 << 62;
+  return tile.low | static_cast<uint64_t>(tile.high) << 32;
 }
 
 /// Orders what was written to registers before the products that follow.

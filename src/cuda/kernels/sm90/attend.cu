@@ -1,12 +1,14 @@
 // Attention on Hopper's tensor cores: wgmma, with tiles of K and V that TMA brings from pages.
 //
-// A thread block takes a tile of rows (query tokens times the heads of a GQA group) of one request
-// and KV head, and a split of its keys. Its warpgroups have 64 rows each; four warps more load
-// tiles of K and V into rings and inspect the tiles of V at a mask's edge:
+// A thread block takes one item after another: a tile of rows (query tokens times the heads of a
+// GQA group) of one request and KV head, and a split of its keys. Its warpgroups have 64 rows each;
+// four warps more find items, load tiles of K and V into rings, and inspect tiles of V at a mask's
+// edge:
 //
-//   K        loads 0 1 2 3 ...          k_full  ->  S = Q . K^T   k_empty ->
-//   V        loads 0 1 2 3 ...          v_full  ->  O += P . V    v_empty ->
-//   inspect  edges                      v_clean ->
+//   schedule  items 0 1 2 ...            item_full ->              item_empty ->
+//   K         loads 0 1 2 3 ...          k_full  ->  S = Q . K^T   k_empty ->
+//   V         loads 0 1 2 3 ...          v_full  ->  O += P . V    v_empty ->
+//   inspect   edges                      v_clean ->
 //
 // In a warpgroup the products of one tile run while it computes the softmax of another:
 //
@@ -20,6 +22,7 @@
 #include "sm90/load.h"
 #include "sm90/products.h"
 #include "sm90/queries.h"
+#include "sm90/schedule.h"
 #include "tiled/mask.h"
 #include "tiled/output.h"
 
@@ -29,80 +32,128 @@ namespace {
 /// The first lane's value, which the compiler then knows to be the same for all.
 __device__ int uniform(int value) { return __shfl_sync(kAllLanes, value, 0); }
 
-/// A warpgroup's rows on their way through the keys.
+/// A warpgroup's rows on their way through the keys, of one item after another.
 class Walk {
  public:
-  __device__ Walk(const TiledParams& p, Shared& shared)
-      : p_(p), b_(shared.block), shared_(shared), group_(uniform(warp_of_block() / 4)) {
-#pragma unroll
-    for (int n = 0; n < kValueTiles; ++n) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) sums_[0][n][i] = 0;
-    }
-  }
+  __device__ Walk(const Sm90Params& p, Shared& shared)
+      : p_(p), shared_(shared), group_(uniform(warp_of_block() / 4)) {}
 
   __device__ void run() {
     if (group_ == kWarpgroups - 1) end_turn();
-    const KeyRange seen = SeenKeys(p_, shared_.rows.tile, group_ * kRowsOfGroup, kRowsOfGroup).some;
-    int32_t begin = 0;
-    int32_t end = 0;
-    if (seen.end > max(seen.begin, b_.first)) {
-      begin = min(max(seen.begin - b_.first, 0) / kKeys, b_.count);
-      end = min(ceil_div(seen.end - b_.first, kKeys), b_.count);
+    bool started = false;
+    for (int n = 0;; ++n) {
+      const Item& item = take_item(shared_, n);
+      if (!item.exists) return;
+      if (!started) started = start(item);
+      if (!started) store_queries(p_, item, shared_);
+      wait_for_copies<0>();
+      fence_async_proxy();
+      sync_threads(kFirstGroup + group_, kGroupThreads);
+      started = attend(item, n);
     }
-    begin = uniform(begin);
-    end = uniform(end);
-    int32_t i = 0;
-    for (; i < begin; ++i) skip(i);
-    if (begin < end) {
-      attend(begin, end, shared_address(shared_.q[group_]));
-      i = end;
-    }
-    for (; i < b_.count; ++i) skip(i);
   }
 
-  __device__ const Softmax& softmax() const { return softmax_; }
-  __device__ const Sums& sums() const { return sums_; }
-
  private:
-  __device__ void attend(int32_t begin, int32_t end, unsigned queries) {
+  /// Lets an item's queries come, if they can come so.
+  __device__ bool start(const Item& item) const {
+    if (!can_start_queries(p_, item)) return false;
+    start_queries(p_, item, shared_);
+    commit_copies();
+    return true;
+  }
+
+  /// Whether queries of the item after it are on their way.
+  __device__ bool attend(const Item& item, int n) {
+    Softmax softmax;
+    Sums sums;
+#pragma unroll
+    for (int c = 0; c < kValueTiles; ++c) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sums[0][c][i] = 0;
+    }
+    const KeyRange seen = tiles_seen(item);
+    int32_t i = item.begin;
+    for (; i < seen.begin; ++i) skip(item, i, sums);
+    if (seen.begin < seen.end) {
+      Weights weights;
+      pass_keys(item, seen, softmax, sums, weights);
+      add_values(weights, seen.end - 1, sums);
+      wait_for_products<0>();
+      pin_all(sums);
+      release(shared_.v_empty, seen.end - 1);
+      i = seen.end;
+    }
+    for (; i < item.end; ++i) skip(item, i, sums);
+    const bool started = start_next(n);
+    finish(item, softmax, sums);
+    release_item(shared_, n);
+    return started;
+  }
+
+  /// Tiles of keys that some of the warpgroup's rows see.
+  __device__ KeyRange tiles_seen(const Item& item) const {
+    const SeenKeys* seen = &item.rows.seen[group_ * 4];
+    const int32_t first = seen[0].some.begin - item.origin;
+    int32_t last = 0;
+    for (int warp = 0; warp < 4; ++warp) last = max(last, seen[warp].some.end);
+    const int32_t begin = max(first / kKeys, item.begin);
+    const int32_t end = min(ceil_div(max(last - item.origin, 0), kKeys), item.end);
+    return {uniform(begin), uniform(last > seen[0].some.begin ? end : begin)};
+  }
+
+  /// After the item's last product and tile: the next is only found when those are under way.
+  __device__ bool start_next(int n) const {
+    sync_threads(kFirstGroup + group_, kGroupThreads);
+    const Item& next = take_item(shared_, n + 1);
+    return next.exists && start(next);
+  }
+
+  /// All but the last product.
+  __device__ void pass_keys(const Item& item, const KeyRange& tiles, Softmax& softmax, Sums& sums,
+                            Weights& weights) {
     Scores scores;
-    Weights weights;
+    const unsigned queries = shared_address(shared_.q[group_]);
+    int32_t i = tiles.begin;
     begin_turn();
-    score(scores, begin, queries);
+    score(scores, i, queries);
     end_turn();
     wait_for_products<0>();
     pin_all(scores);
-    release(shared_.k_empty, begin);
-    prepare(scores, begin);
-    weigh(scores);
+    release(shared_.k_empty, i);
+    prepare(scores, item, i);
+    weigh(scores, item, softmax);
     pack_weights(scores, weights);
-    settle(begin);
+    settle(item, i, sums);
+    if (++i == tiles.end) return;
+    Rescale rescale = weigh_next(item, i, queries, scores, weights, softmax, sums);
 #pragma unroll 1
-    for (int32_t i = begin + 1; i < end; ++i) {
-      begin_turn();
-      score(scores, i, queries);
-      add_values(weights, i - 1);
-      end_turn();
-      wait_for_products<1>();
-      pin_all(scores);
-      release(shared_.k_empty, i);
-      prepare(scores, i);
-      const Rescale rescale = weigh(scores);
-      pin_all(scores);  // weights are there before the wait, not after
-      pin(softmax_.sum[0][0]);
-      pin(softmax_.sum[0][1]);
+    while (true) {
+      // The loop begins here so that weights are there before the wait: no instruction moves
+      // across.
       wait_for_products<0>();
-      pin_all(sums_);
+      pin_all(sums);
       release(shared_.v_empty, i - 1);
-      if (rescale.needed()) rescale.apply(sums_);
+      if (rescale.needed()) rescale.apply(sums);
       pack_weights(scores, weights);
-      settle(i);
+      settle(item, i, sums);
+      if (++i == tiles.end) return;
+      rescale = weigh_next(item, i, queries, scores, weights, softmax, sums);
     }
-    add_values(weights, end - 1);
-    wait_for_products<0>();
-    pin_all(sums_);
-    release(shared_.v_empty, end - 1);
+  }
+
+  /// Turns scores into those of tile i, and these into weights, while the values of the tile before
+  /// are added to the sums.
+  __device__ Rescale weigh_next(const Item& item, int32_t i, unsigned queries, Scores& scores,
+                                const Weights& weights, Softmax& softmax, Sums& sums) {
+    begin_turn();
+    score(scores, i, queries);
+    add_values(weights, i - 1, sums);
+    end_turn();
+    wait_for_products<1>();
+    pin_all(scores);
+    release(shared_.k_empty, i);
+    prepare(scores, item, i);
+    return weigh(scores, item, softmax);
   }
 
   // Warpgroups take turns in issuing products, in their order, so that the softmax of one runs
@@ -116,67 +167,77 @@ class Walk {
     arrive_threads(kFirstTurn + (group_ + 1 == kWarpgroups ? 0 : group_ + 1), 2 * kGroupThreads);
   }
 
-  __device__ void score(Scores& scores, int32_t i, unsigned queries) {
-    const Turn turn(i);
+  __device__ void score(Scores& scores, int32_t i, unsigned queries) const {
+    const Turn<> turn(i);
+    queries =
+        uniform(queries);  // anew each time: descriptions of all its parts are too many to keep
     wait(shared_.k_full[turn.stage], turn.parity);
     fence_products();
-    multiply_keys(scores, queries, shared_, turn.stage);
+    multiply_keys(scores, queries, shared_address(shared_.k[turn.stage]), p_.k.steps);
     commit_products();
   }
 
-  __device__ void add_values(const Weights& weights, int32_t i) {
-    const Turn turn(i);
+  __device__ void add_values(const Weights& weights, int32_t i, Sums& sums) const {
+    const Turn<> turn(i);
     wait(shared_.v_full[turn.stage], turn.parity);
     fence_products();
-    multiply_values(sums_, weights, shared_, turn.stage);
+    multiply_values(sums, weights, shared_address(shared_.v[turn.stage]), p_.v.steps);
     commit_products();
   }
 
   /// From products to logits, or what the softmax's factor makes logits.
-  __device__ void prepare(Scores& scores, int32_t i) const {
-    const Rows& rows = shared_.rows;
+  __device__ void prepare(Scores& scores, const Item& item, int32_t i) const {
+    const Rows& rows = item.rows;
     if constexpr (kCapped) cap_scores(scores, rows.logit);
-    if (rows.logit.alibi) add_alibi(scores, rows, b_.first_of(i));
-    if (!b_.is_plain(i)) hide(scores, p_, rows, b_.first_of(i));
+    if (rows.logit.alibi) add_alibi(scores, p_, rows, item.first_of(i));
+    if (!item.is_plain(i)) hide(scores, p_, rows, item.first_of(i));
   }
 
-  __device__ Rescale weigh(Scores& scores) {
-    const float scale = shared_.rows.logit.scale;
-    const Rescale rescale(scores, scale, softmax_);
+  __device__ Rescale weigh(Scores& scores, const Item& item, Softmax& softmax) const {
+    const float scale = item.rows.logit.scale;
+    const Rescale rescale(scores, scale, softmax);
 #pragma unroll
     for (int n = 0; n < kKeyTiles; ++n) {
-      exponentiate(scores[0][n], scale, softmax_.reference[0], softmax_.sum[0]);
+      exponentiate(scores[0][n], scale, softmax.reference[0], softmax.sum[0]);
     }
     return rescale;
   }
 
-  __device__ void settle(int32_t i) {
-    if (!b_.is_plain(i)) settle_specials(p_, shared_, i, inspected_++, sums_);
+  __device__ void settle(const Item& item, int32_t i, Sums& sums) {
+    if (!item.is_plain(i)) settle_specials(p_, shared_, item, i, inspected_++, sums);
   }
 
   __device__ void release(Barrier (&empty)[kStages], int32_t i) const {
     __syncwarp();
-    if (lane_of_warp() == 0) arrive(empty[Turn(i).stage]);
+    if (lane_of_warp() == 0) arrive(empty[Turn<>(i).stage]);
   }
 
   /// A tile that none of the warpgroup's rows sees.
-  __device__ void skip(int32_t i) {
-    const Turn turn(i);
+  __device__ void skip(const Item& item, int32_t i, Sums& sums) {
+    const Turn<> turn(i);
     begin_turn();
     end_turn();
     wait(shared_.k_full[turn.stage], turn.parity);
     release(shared_.k_empty, i);
     wait(shared_.v_full[turn.stage], turn.parity);
-    settle(i);
+    settle(item, i, sums);
     release(shared_.v_empty, i);
   }
 
-  const TiledParams& p_;
-  const Block& b_;
+  __device__ void finish(const Item& item, const Softmax& softmax, const Sums& sums) const {
+    const RowTile& tile = item.rows.tile;
+    const Slice slice{0, p_.attention.dv};
+    if (tile.is_split()) {
+      const int64_t index = partials_before<kRows, kKeys>(p_, tile.place.request) + tile.place.unit;
+      write_partial(tile, softmax, sums, slice, partial_at<kRows>(p_, index, item.rows.kv_head));
+    } else {
+      write_result(p_, tile, item.rows.kv_head, softmax, sums, slice);
+    }
+  }
+
+  const Sm90Params& p_;
   Shared& shared_;
   int group_;
-  Softmax softmax_;
-  Sums sums_;
   int inspected_ = 0;
 };
 
@@ -186,41 +247,34 @@ __device__ void init_barriers(const Sm90Params& p, Shared& shared) {
     init_barrier(shared.k_full[stage], loaders);
     init_barrier(shared.v_full[stage], loaders);
     init_barrier(shared.k_empty[stage], kWarps);
-    init_barrier(shared.v_empty[stage], kWarps + kInspectingWarps);
-    init_barrier(shared.v_clean[stage], kInspectors);
+    init_barrier(shared.v_empty[stage], kWarps + 1);
+    init_barrier(shared.v_clean[stage], 1);
   }
+  for (int place = 0; place < kItems; ++place) {
+    init_barrier(shared.item_full[place], kWarp);
+    init_barrier(shared.item_empty[place], kWarps + kLoaders - 1);
+  }
+  init_barrier(shared.item_late, 1);
   fence_barriers();
 }
 
-__device__ void load(const Sm90Params& p, Shared& shared) {
+/// `described`: items.
+__device__ void load(const Sm90Params& p, Shared& shared, int described) {
   const AttentionParams& a = p.attention;
-  const int warp = warp_of_block() - kWarps;
-  if (warp == 0) {
-    load_tiles(p, shared,
-               {a.k, p.k_map, a.d, kKeySlabs, shared.k[0][0], shared.k_full, shared.k_empty});
-  } else if (warp == 1) {
-    load_tiles(p, shared,
-               {a.v, p.v_map, a.dv, kValueSlabs, shared.v[0][0], shared.v_full, shared.v_empty});
-  } else {
-    inspect_values(shared, static_cast<int>(threadIdx.x) - kThreads - 2 * kWarp);
+  switch (warp_of_block() - kWarps) {
+    case 0:
+      return load_tiles(p, shared,
+                        {a.k, p.k, a.d, kKeySlabs, shared.k[0], shared.k_full, shared.k_empty,
+                         &shared.item_late});
+    case 1:
+      return load_tiles(
+          p, shared,
+          {a.v, p.v, a.dv, kValueSlabs, shared.v[0], shared.v_full, shared.v_empty, nullptr});
+    case 2:
+      return inspect_values(shared, p.v.steps);
+    default:
+      return schedule(p, shared, described);
   }
-}
-
-__device__ void finish(const Sm90Params& p, const Walk& walk, Shared& shared) {
-  const RowTile& tile = shared.rows.tile;
-  const int32_t kv_head = shared.block.kv_head;
-  const Slice slice{0, p.attention.dv};
-  if (tile.is_split()) {
-    const int64_t index = partials_before<kRows, kKeys>(p, tile.place.request) + tile.place.unit;
-    write_partial(tile, walk.softmax(), walk.sums(), slice, partial_at<kRows>(p, index, kv_head));
-    return;
-  }
-  // Its products have read the queries.
-  sync_threads(kFirstGroup + warp_of_block() / 4, kGroupThreads);
-  write_result(p, tile, kv_head, walk.softmax(), walk.sums(), slice, [&](int row, int byte) {
-    return shared.q[row / kRowsOfGroup][byte / kRowBytes] +
-           swizzled(row % kRowsOfGroup, byte % kRowBytes);
-  });
 }
 
 // Registers of a lane: for warps with rows what is left by those that load.
@@ -229,41 +283,25 @@ inline constexpr int kRowRegisters = kWarpgroups == 3 ? 160 : kWarpgroups == 2 ?
 
 }  // namespace
 
-/// Grid: units (tiles of rows times splits) that the batch may have, and KV heads; the other way
-/// round if p.heads_first.
 extern "C" __global__ void __launch_bounds__(kBlockThreads, kWarpgroups == 1 ? 2 : 1)
     octavo_sm90(const __grid_constant__ Sm90Params p) {
   extern __shared__ __align__(1024) unsigned char memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory);
-  const Place place = find_place(p.attention, unit_of_block(p), [&](int32_t q_len, int32_t kv_len) {
-    return tiling_of<kRows, kKeys>(p, q_len, kv_len).units();
-  });
-  if (place.request < 0) return;
-  const RowTile tile = row_tile<kRows, kKeys>(p, place);
-  const int32_t split = place.unit % tile.tiling.splits;
-  if (tile.is_split() ? split < tile.first_split || split >= tile.end_split : split > 0) return;
-  const int32_t kv_head = head_of_block(p);
   const int thread = static_cast<int>(threadIdx.x);
-  const LogitScale logit(p.attention, kv_head);
-  describe_rows(p, tile, kv_head, logit, thread, kBlockThreads, shared.rows);
-  if (thread == 0) {
-    init_barriers(p, shared);
-    shared.block = Block(p, tile, kv_head, tile.keys_of_split(split));
+  if (thread == 0) init_barriers(p, shared);
+  Task task;
+  const bool found = task.find(p, blockIdx.x);
+  if (found) {
+    shared.items[0].describe(p, task.tile, task.kv_head, task.keys, 0, thread, kBlockThreads);
   }
   __syncthreads();
   if (warp_of_block() >= kWarps) {
     shrink_registers<kLoaderRegisters>();
-    load(p, shared);
-    return;
+    load(p, shared, found ? 1 : 0);
+  } else {
+    grow_registers<kRowRegisters>();
+    Walk(p, shared).run();
   }
-  grow_registers<kRowRegisters>();
-  store_queries(p, shared.rows.tile, shared.block.kv_head,
-                shared.rows.logit.negative ? 0x80008000u : 0u, shared);
-  fence_async_proxy();
-  sync_threads(kRowThreads, kThreads);
-  Walk walk(p, shared);
-  walk.run();
-  finish(p, walk, shared);
 }
 
 }  // namespace octavo::cuda

@@ -8,56 +8,62 @@
 
 namespace octavo::cuda {
 
-inline constexpr int kInspectingWarps = 2;
-inline constexpr int kInspectors = kInspectingWarps * kWarp;  // threads
-
-/// By the inspecting warps, of which this thread is number `thread`.
-__device__ inline void inspect_values(Shared& shared, int thread) {
-  const Block& b = shared.block;
+/// By a warp, of every item.
+__device__ inline void inspect_values(Shared& shared, const TileSteps& steps) {
   constexpr int kChunks = kRowBytes / 16;
   int inspected = 0;
-  for (int32_t i = 0; i < b.count; ++i) {
-    const Turn turn(i);
-    wait(shared.v_full[turn.stage], turn.parity);
-    if (b.is_plain(i)) {  // waited for all the same: phases tell apart only neighbours
-      __syncwarp();
-      if (lane_of_warp() == 0) arrive(shared.v_empty[turn.stage]);
-      continue;
-    }
-    unsigned carries = 0;
-    for (int at = thread; at < kKeys * kChunks; at += kInspectors) {
-      const int32_t key = b.first_of(i) + at / kChunks;
-      const bool read = key >= b.keys.begin && key < b.keys.end;
+  for (int n = 0;; ++n) {
+    const Item& item = take_item(shared, n);
+    if (!item.exists) return;
+    for (int32_t i = item.begin; i < item.end; ++i) {
+      const Turn<> turn(i);
+      wait(shared.v_full[turn.stage], turn.parity);
+      if (item.is_plain(i)) {  // waited for all the same: phases tell apart only neighbours
+        __syncwarp();
+        if (lane_of_warp() == 0) arrive(shared.v_empty[turn.stage]);
+        continue;
+      }
+      unsigned carries = 0;
+      for (int at = lane_of_warp(); at < kKeys * kChunks; at += kWarp) {
+        const int32_t key = item.first_of(i) + at / kChunks;
+        const bool read = key >= item.keys.begin && key < item.keys.end;
 #pragma unroll
-      for (int slab = 0; slab < kValueSlabs; ++slab) {
-        uint4& words = *reinterpret_cast<uint4*>(&shared.v[turn.stage][slab][at * 16]);
-        if (!read) {
-          words = {0, 0, 0, 0};
-        } else if (kMasked) {
-          carries |= carries_of(words);
+        for (int slab = 0; slab < kValueSlabs; ++slab) {
+          const int place =
+              at / kChunks / 8 * steps.rows + slab * steps.slab + at % (8 * kChunks) * 16;
+          uint4& words = *reinterpret_cast<uint4*>(&shared.v[turn.stage][place]);
+          if (!read) {
+            words = {0, 0, 0, 0};
+          } else if (kMasked) {
+            carries |= carries_of(words);
+          }
         }
       }
+      const bool special = __any_sync(kAllLanes, (carries & kSigns) != 0);
+      fence_async_proxy();
+      __syncwarp();
+      if (lane_of_warp() == 0) {
+        const Turn<> clean(inspected);
+        shared.v_special[clean.stage] = special;
+        arrive(shared.v_clean[clean.stage]);
+        arrive(shared.v_empty[turn.stage]);
+      }
+      ++inspected;
     }
-    const bool special = __any_sync(kAllLanes, (carries & kSigns) != 0);
-    const Turn clean(inspected++);
-    shared.v_special[clean.stage][thread / kWarp] = special;
-    fence_async_proxy();
-    arrive(shared.v_clean[clean.stage]);
-    __syncwarp();
-    if (lane_of_warp() == 0) arrive(shared.v_empty[turn.stage]);
+    release_item(shared, n);
   }
 }
 
 /// What follows inspection, by the threads that have rows: adds specials of tile i, number
 /// `inspected` of those, to the sums of rows that see them, and puts zeros in their place.
-__device__ inline void settle_specials(const TiledParams& p, Shared& shared, int32_t i,
-                                       int inspected, Sums& sums) {
-  const Turn clean(inspected);
+__device__ inline void settle_specials(const Sm90Params& p, Shared& shared, const Item& item,
+                                       int32_t i, int inspected, Sums& sums) {
+  const Turn<> clean(inspected);
   wait(shared.v_clean[clean.stage], clean.parity);
-  if (!shared.v_special[clean.stage][0] && !shared.v_special[clean.stage][1]) return;
-  unsigned char* values = shared.v[Turn(i).stage][0];
-  add_specials(sums, p, shared.rows, shared.block.first_of(i), [&](int key, int column) {
-    return values + column / kSlabColumns * kSlabBytes + swizzled(key, column % kSlabColumns * 2);
+  if (!shared.v_special[clean.stage]) return;
+  unsigned char* values = shared.v[Turn<>(i).stage];
+  add_specials(sums, p, item.rows, item.first_of(i), [&](int key, int column) {
+    return values + place_in_tile(p.v.steps, key, column / kSlabColumns, column % kSlabColumns * 2);
   });
   sync_threads(kRowThreads, kThreads);
   for (int at = static_cast<int>(threadIdx.x); at < kValueSlabs * kSlabBytes / 4; at += kThreads) {

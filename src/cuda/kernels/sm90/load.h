@@ -13,12 +13,13 @@ namespace octavo::cuda {
 /// K, or V, of a thread block.
 struct Source {
   const KvParam& kv;
-  const TensorMap& map;
+  const BoxedView& boxes;
   int32_t columns;
   int slabs;
-  unsigned char* tiles;  ///< [kStages][slabs][kSlabBytes]
+  unsigned char* tiles;  ///< [kStages][slabs * kSlabBytes]
   Barrier* full;
   Barrier* empty;
+  Barrier* late;  ///< where it tells that an item's last tiles are under way, or null
 
   __device__ unsigned char* tile(int stage) const { return tiles + stage * slabs * kSlabBytes; }
 };
@@ -36,18 +37,20 @@ __device__ inline KeySlot find_key(const Sm90Params& p, const Place& place, int3
   return {a.page_table[place.request * a.page_table_stride + at.quotient], at.remainder};
 }
 
-/// By boxes of pages. Pages of a tile that have no key to be read are left out.
-__device__ inline void load_boxes(const Sm90Params& p, const Shared& shared, const Source& from) {
-  const Block& b = shared.block;
+/// Tiles of keys by boxes of pages. Pages that have no key to be read are left out.
+__device__ inline void load_boxes(const Sm90Params& p, const Item& item, const KeyRange& tiles,
+                                  const Source& from) {
   const int lane = lane_of_warp();
   const int rows = p.box_rows;
-  if (lane == 0) prefetch_map(&from.map);
-  for (int32_t i = 0; i < b.count; ++i) {
-    const int32_t key = b.first_of(i) + lane * rows;
-    const bool wanted = lane * rows < kKeys && key < b.keys.end && key + rows > b.keys.begin;
-    const KeySlot at = wanted ? find_key(p, shared.rows.tile.place, key) : KeySlot{0, 0};
+  const TensorMap* const map = &from.boxes.map;
+  const int head_slab = item.rows.kv_head * from.boxes.head_slabs;
+  const int head_page = from.boxes.head_slabs == 0 ? item.rows.kv_head : 0;
+  for (int32_t i = tiles.begin; i < tiles.end; ++i) {
+    const int32_t key = item.first_of(i) + lane * rows;
+    const bool wanted = lane * rows < kKeys && key < item.keys.end && key + rows > item.keys.begin;
+    const KeySlot at = wanted ? find_key(p, item.rows.tile.place, key) : KeySlot{0, 0};
     unsigned boxes = __ballot_sync(kAllLanes, wanted);
-    const Turn turn(i);
+    const Turn<> turn(i);
     if (i >= kStages) wait(from.empty[turn.stage], turn.parity ^ 1);
     if (lane == 0) {
       arrive_expecting(from.full[turn.stage], __popc(boxes) * rows * kRowBytes * from.slabs);
@@ -60,9 +63,15 @@ __device__ inline void load_boxes(const Sm90Params& p, const Shared& shared, con
       const int page = __shfl_sync(kAllLanes, at.page, box);
       const int slot = __shfl_sync(kAllLanes, at.slot, box);
       if (lane != 0) continue;
+      const unsigned to = tile + box * (rows / 8) * from.boxes.steps.rows;
+      if (p.folded) {
+        copy_box(map, 0, 0, head_slab, slot / 8, page * from.boxes.page_heads + head_page, to,
+                 from.full[turn.stage]);
+        continue;
+      }
       for (int slab = 0; slab < from.slabs; ++slab) {
-        copy_box(&from.map, slab * kSlabColumns, slot, b.kv_head, page,
-                 tile + slab * kSlabBytes + box * rows * kRowBytes, from.full[turn.stage]);
+        copy_box(map, slab * kSlabColumns, slot, item.rows.kv_head, page,
+                 to + slab * from.boxes.steps.slab, from.full[turn.stage]);
       }
     }
   }
@@ -79,24 +88,24 @@ __device__ inline uint4 gather(const unsigned short* at, int count) {
 }
 
 /// By rows: for pages that boxes do not fit, and for any alignment. Eight lanes share a key.
-__device__ inline void load_rows(const Sm90Params& p, const Shared& shared, const Source& from) {
-  const Block& b = shared.block;
+__device__ inline void load_rows(const Sm90Params& p, const Item& item, const KeyRange& tiles,
+                                 const Source& from) {
   const int lane = lane_of_warp();
   const int chunk = lane % 8;
-  for (int32_t i = 0; i <= b.count; ++i) {
-    if (i < b.count) {
-      const Turn turn(i);
+  for (int32_t i = tiles.begin; i <= tiles.end; ++i) {
+    if (i < tiles.end) {
+      const Turn<> turn(i);
       if (i >= kStages) wait(from.empty[turn.stage], turn.parity ^ 1);
       unsigned char* tile = from.tile(turn.stage);
 #pragma unroll 1
       for (int row = lane / 8; row < kKeys; row += 4) {
-        const int32_t key = b.first_of(i) + row;
-        const bool wanted = key >= b.keys.begin && key < b.keys.end;
-        const KeySlot at = wanted ? find_key(p, shared.rows.tile.place, key) : KeySlot{0, 0};
+        const int32_t key = item.first_of(i) + row;
+        const bool wanted = key >= item.keys.begin && key < item.keys.end;
+        const KeySlot at = wanted ? find_key(p, item.rows.tile.place, key) : KeySlot{0, 0};
         const unsigned short* source =
             static_cast<const unsigned short*>(from.kv.data) + at.page * from.kv.page_stride +
-            at.slot * from.kv.slot_stride + b.kv_head * from.kv.head_stride + chunk * 8;
-        unsigned char* to = tile + swizzled(row, chunk * 16);
+            at.slot * from.kv.slot_stride + item.rows.kv_head * from.kv.head_stride + chunk * 8;
+        unsigned char* to = tile + place_in_tile(from.boxes.steps, row, 0, chunk * 16);
 #pragma unroll 1
         for (int slab = 0; slab < from.slabs; ++slab) {
           const int left = wanted ? from.columns - slab * kSlabColumns - chunk * 8 : 0;
@@ -105,26 +114,39 @@ __device__ inline void load_rows(const Sm90Params& p, const Shared& shared, cons
                                                ? static_cast<const unsigned short*>(from.kv.data)
                                                : source + slab * kSlabColumns;
           if (p.kv_whole) {
-            copy_async_16(shared_address(to + slab * kSlabBytes), elements, count * 2);
+            copy_async_16(shared_address(to + slab * from.boxes.steps.slab), elements, count * 2);
           } else {
-            *reinterpret_cast<uint4*>(to + slab * kSlabBytes) = gather(elements, count);
+            *reinterpret_cast<uint4*>(to + slab * from.boxes.steps.slab) = gather(elements, count);
           }
         }
       }
     }
     commit_copies();
-    if (i == 0) continue;
+    if (i == tiles.begin) continue;
     wait_for_copies<1>();  // the tile before is there
     fence_async_proxy();
-    arrive(from.full[Turn(i - 1).stage]);
+    arrive(from.full[Turn<>(i - 1).stage]);
   }
 }
 
-__device__ inline void load_tiles(const Sm90Params& p, const Shared& shared, const Source& from) {
-  if (p.box_rows > 0) {
-    load_boxes(p, shared, from);
-  } else {
-    load_rows(p, shared, from);
+/// Of every item.
+__device__ inline void load_tiles(const Sm90Params& p, Shared& shared, const Source& from) {
+  if (p.box_rows > 0 && lane_of_warp() == 0) prefetch_map(&from.boxes.map);
+  for (int n = 0;; ++n) {
+    const Item& item = take_item(shared, n);
+    if (!item.exists) return;
+    const int32_t late = max(item.begin, item.end - kLateTiles);
+#pragma unroll 1
+    for (int part = 0; part < 2; ++part) {
+      const KeyRange tiles = part == 0 ? KeyRange{item.begin, late} : KeyRange{late, item.end};
+      if (part == 1 && from.late != nullptr && lane_of_warp() == 0) arrive(*from.late);
+      if (p.box_rows > 0) {
+        load_boxes(p, item, tiles, from);
+      } else {
+        load_rows(p, item, tiles, from);
+      }
+    }
+    release_item(shared, n);
   }
 }
 

@@ -9,11 +9,27 @@ struct alignas(64) TensorMap {
   unsigned long long words[16];
 };
 
+/// Where in shared memory a tile's next 64 columns, and its next eight rows, stand: bytes further.
+struct TileSteps {
+  int32_t slab;
+  int32_t rows;
+};
+
+/// K or V in boxes of box_rows slots of a page. A box has 64 columns, of [pages, hkv, slots,
+/// columns]; or, folded, all columns of [pages, slots / 8, slabs, 8, 64], where head h of page p is
+/// page p * page_heads + h, or h * head_slabs slabs further in page p * page_heads.
+struct BoxedView {
+  TensorMap map;
+  TileSteps steps;  ///< of tiles that are made of such boxes, or of rows
+  int32_t head_slabs;
+  int32_t page_heads;
+};
+
 struct Sm90Params : TiledParams {
-  /// K and V as [pages, hkv, slots, columns], in boxes of box_rows slots and 64 columns.
-  TensorMap k_map;
-  TensorMap v_map;
+  BoxedView k;
+  BoxedView v;
   int32_t box_rows;  ///< of a page, and a divisor of a tile's keys; 0: no boxes, but copies of rows
+  int32_t folded;    ///< whether boxes of K and V are folded
 
   /// Whether addresses and strides of K and V are multiples of 16 bytes.
   int32_t kv_whole;

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "ptx/wgmma.h"
+#include "sm90/params.h"
 #include "sm90/shared.h"
 #include "tiled/fragments.h"
 
@@ -17,43 +18,48 @@ __device__ constexpr int piece_of(int columns) {
 
 /// Of the warpgroup's rows with 16 columns of a tile of keys, in pieces.
 template <int First = 0>
-__device__ inline void multiply_keys_step(Scores& scores, TileHandle q, TileHandle keys, int adds) {
+__device__ inline void multiply_keys_step(Scores& scores, TileHandle q, TileHandle keys,
+                                          int row_step, int adds) {
   constexpr int kPiece = piece_of(kKeys - First);
-  multiply_shared<kHalf, kPiece>(&scores[0][First / 8], q, advance(keys, First * kRowBytes), adds);
+  multiply_shared<kHalf, kPiece>(&scores[0][First / 8], q, advance(keys, First / 8 * row_step),
+                                 adds);
   if constexpr (First + kPiece < kKeys) {
-    multiply_keys_step<First + kPiece>(scores, q, keys, adds);
+    multiply_keys_step<First + kPiece>(scores, q, keys, row_step, adds);
   }
 }
 
-__device__ inline void multiply_keys(Scores& scores, unsigned queries, const Shared& shared,
-                                     int stage) {
-  const TileHandle q = tile_handle(queries, 0);
-  const TileHandle keys = tile_handle(shared_address(shared.k[stage]), 0);
+__device__ inline void multiply_keys(Scores& scores, unsigned queries, unsigned tile,
+                                     const TileSteps& steps) {
+  const TileHandle q = tile_handle(queries, kGroupSlabBytes, kEightRows);
+  const TileHandle keys = tile_handle(tile, steps.slab, steps.rows);
 #pragma unroll
   for (int c = 0; c < kD; c += 16) {
     const int within = c % kSlabColumns * 2;
     multiply_keys_step(scores, advance(q, c / kSlabColumns * kGroupSlabBytes + within),
-                       advance(keys, c / kSlabColumns * kSlabBytes + within), c == 0 ? 0 : 1);
+                       advance(keys, c / kSlabColumns * steps.slab + within), steps.rows,
+                       c == 0 ? 0 : 1);
   }
 }
 
 /// Of 16 keys with columns from `First` on.
 template <int First = 0>
 __device__ inline void multiply_values_step(Sums& sums, const unsigned (&weights)[4],
-                                            TileHandle values) {
+                                            TileHandle values, int slab_step) {
   constexpr int kPiece = piece_of(kDv - First);
   static_assert((First + kPiece) % kSlabColumns == 0 || First + kPiece == kDv);
   multiply_registers<kHalf, kPiece>(&sums[0][First / 8], weights,
-                                    advance(values, First / kSlabColumns * kSlabBytes));
-  if constexpr (First + kPiece < kDv) multiply_values_step<First + kPiece>(sums, weights, values);
+                                    advance(values, First / kSlabColumns * slab_step));
+  if constexpr (First + kPiece < kDv) {
+    multiply_values_step<First + kPiece>(sums, weights, values, slab_step);
+  }
 }
 
-__device__ inline void multiply_values(Sums& sums, const Weights& weights, const Shared& shared,
-                                       int stage) {
-  const TileHandle values = tile_handle(shared_address(shared.v[stage]), kSlabBytes);
+__device__ inline void multiply_values(Sums& sums, const Weights& weights, unsigned tile,
+                                       const TileSteps& steps) {
+  const TileHandle values = tile_handle(tile, steps.slab, steps.rows);
 #pragma unroll
   for (int k = 0; k < kKeys; k += 16) {
-    multiply_values_step(sums, weights[0][k / 16], advance(values, k * kRowBytes));
+    multiply_values_step(sums, weights[0][k / 16], advance(values, k / 8 * steps.rows), steps.slab);
   }
 }
 

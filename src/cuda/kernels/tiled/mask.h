@@ -24,14 +24,18 @@ __device__ inline void cap_scores(Scores& scores, const LogitScale& logit) {
 }
 
 /// `first`: the first key of the tile.
-__device__ inline void add_alibi(Scores& scores, const Rows& rows, int32_t first) {
+__device__ inline void add_alibi(Scores& scores, const TiledParams& p, const Rows& rows,
+                                 int32_t first) {
 #pragma unroll
   for (int b = 0; b < kBlocks; ++b) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
-      const int row = row_of(b, half);
-      const float slope = rows.slopes[row];
-      const int32_t distance = first + lane_of_warp() % 4 * 2 - rows.positions[row];
+      const int row = min(row_of(b, half), rows.tile.rows - 1);
+      const Quotient at = divide(rows.tile.first_row + row, p.group);
+      const float slope =
+          slope_of(p.attention, rows.kv_head * p.group.value + at.remainder) * kLog2E;
+      const int32_t distance =
+          first + lane_of_warp() % 4 * 2 - rows.tile.place.position(at.quotient);
 #pragma unroll
       for (int n = 0; n < kKeyTiles; ++n) {
 #pragma unroll

@@ -43,142 +43,123 @@ __device__ inline void write_partial(const RowTile& tile, const Softmax& softmax
   }
 }
 
-// Rows are staged in shared memory that nobody needs any more: `staged(row, byte)` is where a byte
-// of a row of the tile stands. A warp stages its own rows.
-
-/// One 16-bit row of this lane's fragments.
-template <Half Kind, typename Staged>
-__device__ inline void stage_row(const Staged& staged, int row, const float (&sums)[kValueTiles][4],
-                                 int half, float factor) {
-  const int i = 2 * half;
-#pragma unroll
-  for (int n = 0; n < kValueTiles; n += 2) {
-    const float x0 = sums[n][i] * factor;
-    const float x1 = sums[n][i + 1] * factor;
-    const float y0 = sums[n + 1][i] * factor;
-    const float y1 = sums[n + 1][i + 1] * factor;
-    if constexpr (kKvBytes == 2) {
-      *reinterpret_cast<unsigned*>(staged(row, column_of(n, 0) * 2)) = pack<Kind>(x0, x1);
-      *reinterpret_cast<unsigned*>(staged(row, column_of(n + 1, 0) * 2)) = pack<Kind>(y0, y1);
-    } else {
-      *reinterpret_cast<uint2*>(staged(row, column_of(n, 0) * 2)) = {pack<Kind>(x0, y0),
-                                                                     pack<Kind>(x1, y1)};
-    }
-  }
-}
-
-/// The warp's staged rows to out, 16 bytes at a time where they fit.
-template <typename Staged>
-__device__ inline void copy_staged(const TiledParams& p, const RowTile& tile, int32_t kv_head,
-                                   const Slice& slice, const Staged& staged) {
-  constexpr int kChunks = kDv / 8;
-  const int first_row = warp_of_block() * kRowsOfWarp;
-  for (int i = lane_of_warp(); i < kRowsOfWarp * kChunks; i += kWarp) {
-    const int row = first_row + i / kChunks;
-    const int c = i % kChunks * 8;
-    if (row >= tile.rows || c >= slice.columns) continue;
-    const RowHead at(p, tile, kv_head, row);
-    unsigned short* to = static_cast<unsigned short*>(p.attention.out) +
-                         at.out_offset(p.attention) + slice.first + c;
-    const unsigned char* from = staged(row, c * 2);
-    if (p.out_whole && slice.columns - c >= 8) {
-      *reinterpret_cast<uint4*>(to) = *reinterpret_cast<const uint4*>(from);
-      continue;
-    }
-    for (int e = 0; e < min(8, slice.columns - c); ++e) {
-      to[e] = reinterpret_cast<const unsigned short*>(from)[e];
-    }
-  }
-}
-
-/// The same for floats and half of the columns, those from `first_tile` on.
-template <typename Staged>
-__device__ inline void stage_floats(const Staged& staged, int row,
-                                    const float (&sums)[kValueTiles][4], int first_tile, int half,
-                                    float factor) {
-  const int before = column_of(first_tile, 0) - column_of(0, 0);
-#pragma unroll
-  for (int n = 0; n < kValueTiles / 2; ++n) {
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const int column = column_of(first_tile + n, i) - before;
-      *reinterpret_cast<float*>(staged(row, column * 4)) =
-          sums[first_tile + n][2 * half + i] * factor;
-    }
-  }
-}
-
-/// Staged floats to out, as its type.
-template <typename Staged>
-__device__ inline void copy_floats(const TiledParams& p, const RowTile& tile, int32_t kv_head,
-                                   const Slice& slice, int first_column, const Staged& staged) {
-  constexpr int kColumns = kDv / 2;
-  const int first_row = warp_of_block() * kRowsOfWarp;
-#pragma unroll 1
-  for (int i = lane_of_warp(); i < kRowsOfWarp * kColumns; i += kWarp) {
-    const int row = first_row + i / kColumns;
-    const int c = i % kColumns;
-    if (row >= tile.rows || first_column + c >= slice.columns) continue;
-    const RowHead at(p, tile, kv_head, row);
-    store(Type{p.out_type}, p.attention.out,
-          at.out_offset(p.attention) + slice.first + first_column + c,
-          *reinterpret_cast<const float*>(staged(row, c * 4)));
-  }
-}
-
-using Factors = float[kBlocks][2];
-
-/// Through shared memory, so that a row is written as a whole.
-template <typename Staged>
-__device__ inline void write_rows(const TiledParams& p, const RowTile& tile, int32_t kv_head,
-                                  const Factors& factors, const Sums& sums, const Slice& slice,
-                                  const Staged& staged) {
-  const Type type{p.out_type};
-  __syncwarp();  // the lanes have read their queries
-  if (type == Type::bf16 || type == Type::f16) {
-#pragma unroll
-    for (int r = 0; r < 2 * kBlocks; ++r) {
-      const int row = row_of(r / 2, r % 2);
-      if (type == Type::bf16) {
-        stage_row<Half::bf16>(staged, row, sums[r / 2], r % 2, factors[r / 2][r % 2]);
-      } else {
-        stage_row<Half::f16>(staged, row, sums[r / 2], r % 2, factors[r / 2][r % 2]);
-      }
-    }
-    __syncwarp();
-    copy_staged(p, tile, kv_head, slice, staged);
+/// Eight columns of a row of out from `column` of the slice on, as far as the slice goes.
+__device__ inline void store_chunk(const TiledParams& p, const Slice& slice, int64_t row_offset,
+                                   int column, uint4 chunk) {
+  const int left = slice.columns - column;
+  unsigned short* to =
+      static_cast<unsigned short*>(p.attention.out) + row_offset + slice.first + column;
+  if (p.out_whole && left >= 8) {
+    *reinterpret_cast<uint4*>(to) = chunk;
     return;
   }
+  const unsigned words[4] = {chunk.x, chunk.y, chunk.z, chunk.w};
 #pragma unroll
-  for (int first_tile = 0; first_tile < kValueTiles; first_tile += kValueTiles / 2) {
-#pragma unroll
-    for (int r = 0; r < 2 * kBlocks; ++r) {
-      stage_floats(staged, row_of(r / 2, r % 2), sums[r / 2], first_tile, r % 2,
-                   factors[r / 2][r % 2]);
-    }
-    __syncwarp();
-    copy_floats(p, tile, kv_head, slice, first_tile * 8, staged);
-    __syncwarp();
+  for (int e = 0; e < 8; ++e) {
+    if (e < left) to[e] = static_cast<unsigned short>(words[e / 2] >> e % 2 * 16);
   }
 }
 
-template <typename Staged>
+/// Row by row of a 4 x 4 matrix of registers, of which each of four lanes has a column: then each
+/// has a row, that of its number.
+__device__ inline void transpose_in_quad(unsigned (&words)[4]) {
+#pragma unroll
+  for (int step = 1; step <= 2; step *= 2) {
+    const bool upper = (lane_of_warp() & step) != 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if ((i & step) != 0) continue;
+      const unsigned got = __shfl_xor_sync(kAllLanes, upper ? words[i] : words[i + step], step);
+      (upper ? words[i] : words[i + step]) = got;
+    }
+  }
+}
+
+/// A 16-bit row of this lane's fragments. The four lanes that have it exchange registers, so that
+/// each stores 16 bytes at a time. All lanes of a warp call it.
+template <Half Kind>
+__device__ inline void write_half_row(const TiledParams& p, const Slice& slice, bool exists,
+                                      int64_t row_offset, const float (&sums)[kValueTiles][4],
+                                      int half, float factor) {
+  const int quad_lane = lane_of_warp() % 4;
+#pragma unroll
+  for (int n = 0; n < kValueTiles; n += 4) {
+    unsigned words[4];
+    int column = 0;
+    if constexpr (kKvBytes == 2) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float(&pair)[4] = sums[n + i];
+        words[i] = pack<Kind>(pair[2 * half] * factor, pair[2 * half + 1] * factor);
+      }
+      transpose_in_quad(words);
+      column = (n + quad_lane) * 8;
+    } else {
+      // Of either pair of tiles a lane has four neighbours, and the lane beside it the next four.
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float(&even)[4] = sums[n + i / 2 * 2];
+        const float(&odd)[4] = sums[n + i / 2 * 2 + 1];
+        words[i] = pack<Kind>(even[2 * half + i % 2] * factor, odd[2 * half + i % 2] * factor);
+      }
+      const bool upper = quad_lane % 2 != 0;
+      const unsigned got0 = __shfl_xor_sync(kAllLanes, upper ? words[0] : words[2], 1);
+      const unsigned got1 = __shfl_xor_sync(kAllLanes, upper ? words[1] : words[3], 1);
+      if (upper) {
+        words[0] = got0;
+        words[1] = got1;
+      } else {
+        words[2] = got0;
+        words[3] = got1;
+      }
+      column = (n + (upper ? 2 : 0)) * 8 + quad_lane / 2 * 8;
+    }
+    if (exists && column < slice.columns) {
+      store_chunk(p, slice, row_offset, column, {words[0], words[1], words[2], words[3]});
+    }
+  }
+}
+
+/// A row of this lane's fragments as any type. Through memory, to take few registers.
+__device__ inline void write_row(const TiledParams& p, const Slice& slice, int64_t row_offset,
+                                 const float (&sums)[kValueTiles][4], int half, float factor) {
+  float row[kValueTiles * 2];
+#pragma unroll
+  for (int i = 0; i < kValueTiles * 2; ++i) row[i] = sums[i / 2][2 * half + i % 2] * factor;
+#pragma unroll 1
+  for (int i = 0; i < kValueTiles * 2; ++i) {
+    const int column = column_of(i / 2, i % 2);
+    if (column >= slice.columns) continue;
+    store(Type{p.out_type}, p.attention.out, row_offset + slice.first + column, row[i]);
+  }
+}
+
 __device__ inline void write_result(const TiledParams& p, const RowTile& tile, int32_t kv_head,
-                                    const Softmax& softmax, const Sums& sums, const Slice& slice,
-                                    const Staged& staged) {
-  const float factor = value_factor(p.attention, kv_head);
-  Factors factors;
+                                    const Softmax& softmax, const Sums& sums, const Slice& slice) {
+  const float value = value_factor(p.attention, kv_head);
+  const Type type{p.out_type};
 #pragma unroll
   for (int r = 0; r < 2 * kBlocks; ++r) {
+    const float(&row_sums)[kValueTiles][4] = sums[r / 2];
     const RowState state{softmax.reference[r / 2][r % 2], softmax.row_sum(r / 2, r % 2)};
     const int row = row_of(r / 2, r % 2);
-    factors[r / 2][r % 2] = 0;
-    if (row >= tile.rows) continue;
-    const RowHead at(p, tile, kv_head, row);
-    const bool write_lse = slice.is_first() && lane_of_warp() % 4 == 0;
-    factors[r / 2][r % 2] = finish_row(p.attention, at, state, factor, write_lse);
+    const bool exists = row < tile.rows;
+    float factor = 0;
+    int64_t offset = 0;
+    if (exists) {
+      const RowHead at(p, tile, kv_head, row);
+      const bool write_lse = slice.is_first() && lane_of_warp() % 4 == 0;
+      factor = finish_row(p.attention, at, state, value, write_lse);
+      offset = at.out_offset(p.attention);
+    }
+    if (type == Type::bf16) {
+      write_half_row<Half::bf16>(p, slice, exists, offset, row_sums, r % 2, factor);
+    } else if (type == Type::f16) {
+      write_half_row<Half::f16>(p, slice, exists, offset, row_sums, r % 2, factor);
+    } else if (exists) {
+      write_row(p, slice, offset, row_sums, r % 2, factor);
+    }
   }
-  write_rows(p, tile, kv_head, factors, sums, slice, staged);
 }
 
 }  // namespace octavo::cuda

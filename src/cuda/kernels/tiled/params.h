@@ -31,6 +31,10 @@ struct TiledParams {
   int32_t heads_first;     ///< of a grid: KV heads vary faster than units
   int32_t merge_blocks;    ///< thread blocks that share the rows of a tile that is merged
 
+  // Of a launch whose thread blocks take one unit and KV head after another.
+  int64_t units;              ///< that there may be
+  unsigned long long* taken;  ///< beyond one for each block; null: each takes every gridDim.x-th
+
   // Whether addresses and strides are multiples of 16 bytes.
   int32_t q_whole;  ///< and the type is the one that is multiplied
   int32_t out_whole;

@@ -1,0 +1,40 @@
+// What a thread block does next, kept in shared memory to save registers.
+#pragma once
+
+#include "tiled/rows.h"
+
+namespace octavo::cuda {
+
+/// A tile of rows of one request and KV head, and tiles of its keys in order. Those are numbered
+/// through all items of a thread block, because they go through the same rings.
+struct Item {
+  bool exists;  ///< false: there is nothing left to do
+  Rows rows;
+  KeyRange keys;  ///< that are read
+  int32_t begin;  ///< tiles of keys
+  int32_t end;
+  int32_t origin;  ///< key of tile 0
+  KeyRange seen_by_all;
+
+  __device__ int32_t first_of(int32_t tile) const { return origin + tile * kKeys; }
+  /// Whether every row sees every key of a tile.
+  __device__ bool is_plain(int32_t tile) const {
+    return first_of(tile) >= seen_by_all.begin && seen_by_all.end - first_of(tile) >= kKeys;
+  }
+
+  /// By `threads` threads, of which this is number `thread`.
+  __device__ void describe(const TiledParams& p, const RowTile& tile, int32_t kv_head,
+                           const KeyRange& range, int32_t first_tile, int thread, int threads) {
+    describe_rows(p, tile, kv_head, LogitScale(p.attention, kv_head), thread, threads, rows);
+    if (thread != 0) return;
+    const int32_t first_key = range.begin / kKeys * kKeys;
+    exists = true;
+    keys = range;
+    begin = first_tile;
+    end = begin + (range.end > range.begin ? ceil_div(range.end - first_key, kKeys) : 0);
+    origin = first_key - begin * kKeys;
+    seen_by_all = SeenKeys(p, tile, 0, kRows).all;
+  }
+};
+
+}  // namespace octavo::cuda
