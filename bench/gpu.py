@@ -1,4 +1,4 @@
-"""Octavo beside PyTorch's FlashAttention-2 and cuDNN on one GPU, in one process.
+"""Octavo beside PyTorch's FlashAttention-2 and cuDNN, and FlashAttention-3, on one GPU, in one process.
 
     python bench/gpu.py                                 every case
     python bench/gpu.py --match decode --json out.json  those with "decode" in their name
@@ -6,7 +6,8 @@
 Each round gives every implementation one run in turn, because a card's clock falls while it works.
 Times are medians on the device: after a write of more than the L2 cache where a case has few queries,
 as do_bench does; back to back otherwise. Octavo's results must agree with float64, or the exit code is
-1. A kernel of PyTorch's that refuses a case has a dash.
+1. A peer that refuses a case, or is not installed (FlashAttention-3: `pip install fa3_fwd`), has a
+dash.
 """
 
 from __future__ import annotations
@@ -24,7 +25,13 @@ from torch.nn.functional import scaled_dot_product_attention
 
 import octavo
 
+try:
+    from fa3_fwd_interface import flash_attn_func
+except ImportError:
+    flash_attn_func = None
+
 BACKENDS = {"FA2": SDPBackend.FLASH_ATTENTION, "cuDNN": SDPBackend.CUDNN_ATTENTION}
+PEERS = ("FA2", "cuDNN", "FA3")
 FLUSHED_BYTES = 256 << 20
 BOUND = 2e-2  # of an error to the norm of what is expected: several times what bf16 makes of it
 
@@ -109,12 +116,17 @@ def octavo_run(case: Case, q: Any, k: Any, v: Any) -> tuple[Callable[[], Any], s
 
 
 def peer_runs(case: Case, q: Any, k: Any, v: Any) -> dict[str, Callable[[], Any]]:
-    """PyTorch's kernels on dense tensors; top-left causal masks only, as theirs are."""
+    """Peers on dense tensors. PyTorch's causal masks are top-left ones, FlashAttention-3's as Octavo's."""
+    runs: dict[str, Callable[[], Any]] = {}
+    if flash_attn_func is not None:
+        tokens = q, k, v
+        runs["FA3"] = lambda: flash_attn_func(
+            *tokens, causal=case.causal, num_splits=0
+        ).transpose(1, 2)
     if case.causal and case.q_len not in (1, case.kv_len):
-        return {}
+        return runs
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
     causal = case.causal and case.q_len > 1
-    runs: dict[str, Callable[[], Any]] = {}
     for name, backend in BACKENDS.items():
 
         def run(backend: SDPBackend = backend) -> Any:
@@ -236,9 +248,9 @@ def line(row: dict[str, Any]) -> str:
     text = f"{row['case']:40} {row['kernel']:14} {seconds['Octavo'] * 1e6:10.1f}"
     text += f" {row['graph_seconds'] * 1e6:9.1f}" if "graph_seconds" in row else " " * 10
     text += f" {rates['Octavo']:8.2f} {row['unit']:7}"
-    for name in BACKENDS:
+    for name in PEERS:
         text += f" {peers[name]:8.2f}" if name in peers else f" {'-':>8}"
-    return text + (f" {rates['Octavo'] / peers['FA2']:6.2f}" if "FA2" in peers else "")
+    return text + (f" {rates['Octavo'] / max(peers.values()):6.2f}" if peers else "")
 
 
 def main() -> int:
@@ -253,7 +265,7 @@ def main() -> int:
     print("8192^3 bf16 product {product_tflops:.0f} TFLOP/s, copy {copy_tbs:.2f} TB/s, host of a call "
           "from Python {host_us:.1f} us".format(**machine))  # fmt: skip
     print(f"{'case':40} {'kernel':14} {'us':>10} {'graph us':>9} {'rate':>8} {'':7}"
-          f" {'FA2':>8} {'cuDNN':>8} {'x FA2':>6}")  # fmt: skip
+          + "".join(f" {name:>8}" for name in PEERS) + f" {'x best':>6}")  # fmt: skip
     rows, wrong = [], 0
     for case in cases():
         if options.match not in case.name:

@@ -111,6 +111,7 @@ class Sm90 final : public StreamKernel {
         call.problem.layout == Layout::paged && has_folded_boxes(a.k) && has_folded_boxes(a.v) ? 1
                                                                                                : 0;
     for (std::size_t i = 0; i < launches_.size(); ++i) {
+      if (!launches_[i].has_work(call)) continue;
       if (is_few(classes_[i])) {
         PortableParams few = portable_params(call);
         launches_[i].launch(call, few, &few, 1);

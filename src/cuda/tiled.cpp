@@ -144,6 +144,10 @@ TiledLaunch::TiledLaunch(const Problem& p, const Device& device, const RowClass&
   if (units.partial > 0) merge_ = cuda::load(device, merge_variant(of_.tile), 0);
 }
 
+Units TiledLaunch::units(const StreamCall& call) const {
+  return Units::of(call.problem, of_, splitting_, call.requests, call.rows);
+}
+
 std::size_t TiledLaunch::partials(const Problem& p) const {
   const Units units = Units::of(p, of_, splitting_, p.batch(), p.total_q());
   return static_cast<std::size_t>(units.partial * partial_bytes(p, of_));
@@ -162,7 +166,7 @@ void TiledLaunch::launch(const StreamCall& call, TiledParams& tiled, const void*
   tiled.shortest_split = splitting_.shortest;
   tiled.merge_blocks = static_cast<std::int32_t>(
       std::min({p.max_q_len() * p.group(), std::int64_t{of_.tile.rows}, kMostMergeBlocks}));
-  const Units units = Units::of(p, of_, splitting_, call.requests, call.rows);
+  const Units units = this->units(call);
   if (units.all == 0) return;
   // Blocks of few rows wait for memory, where the heads of a token are neighbours. Those of many
   // read the keys of a head again and again, from a cache.

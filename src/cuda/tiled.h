@@ -123,12 +123,16 @@ class TiledLaunch {
 
   std::size_t workspace(const Problem& problem) const;
 
-  /// Launches both, unless the call has nothing for the class. `params` is for the first, and
+  /// Whether the call may have requests of the class.
+  bool has_work(const StreamCall& call) const { return units(call).all > 0; }
+
+  /// Launches both, if there is work. `params` is for the first, and
   /// `tiled` a part of it. `slices`: of V.
   void launch(const StreamCall& call, TiledParams& tiled, const void* params, int slices) const;
 
  private:
-  std::size_t partials(const Problem& problem) const;
+  Units units(const StreamCall& call) const;
+  std::size_t partials(const Problem& problem) const;  ///< bytes
 
   RowClass of_;
   Splitting splitting_;
