@@ -46,8 +46,9 @@ inline constexpr int kMostRows = 192;  ///< of a tile
 /// row sees every key, and no pages have to be found.
 constexpr Sm90Tile sm90_tile(int rows, const HeadDims& dims, bool dense, int shared_limit) {
   const int widest = std::max(dims.d, dims.dv);
-  Sm90Tile tile{{kMostRows, 12, 128}, 4};
-  if (widest > 64) tile.shape = {128, 8, dense ? 176 : 128};
+  Sm90Tile tile{{kMostRows, 12, 80}, 4};
+  if (widest == 64) tile.shape.keys = 128;
+  if (widest > 64 && widest <= 128 && dense) tile.shape = {128, 8, 176};
   if (widest > 128) tile.shape = {128, 8, 80};
   if (rows <= 64) tile = {{64, 4, 64}, 2};
   while (tile.stages > 2 && sm90_shared_bytes(tile, dims) > shared_limit) --tile.stages;

@@ -248,7 +248,7 @@ __device__ void init_barriers(const Sm90Params& p, Shared& shared) {
     init_barrier(shared.v_full[stage], loaders);
     init_barrier(shared.k_empty[stage], kWarps);
     init_barrier(shared.v_empty[stage], kWarps + 1);
-    init_barrier(shared.v_clean[stage], 1);
+    init_barrier(shared.v_clean[stage], kWarp);
   }
   for (int place = 0; place < kItems; ++place) {
     init_barrier(shared.item_full[place], kWarp);

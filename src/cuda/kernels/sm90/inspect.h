@@ -41,14 +41,11 @@ __device__ inline void inspect_values(Shared& shared, const TileSteps& steps) {
       }
       const bool special = __any_sync(kAllLanes, (carries & kSigns) != 0);
       fence_async_proxy();
+      const Turn<> clean(inspected++);
+      shared.v_special[clean.stage] = special;
+      arrive(shared.v_clean[clean.stage]);
       __syncwarp();
-      if (lane_of_warp() == 0) {
-        const Turn<> clean(inspected);
-        shared.v_special[clean.stage] = special;
-        arrive(shared.v_clean[clean.stage]);
-        arrive(shared.v_empty[turn.stage]);
-      }
-      ++inspected;
+      if (lane_of_warp() == 0) arrive(shared.v_empty[turn.stage]);
     }
     release_item(shared, n);
   }
