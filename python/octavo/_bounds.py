@@ -19,7 +19,9 @@ class Bounds(NamedTuple):
         return Bounds(requests, tokens, min(q_len, tokens), kv_len)
 
     def after(self, prefix: int) -> Bounds:
-        """Of requests whose queries come after a prefix."""
+        """Of requests whose queries come after a prefix; without one there may be more than keys."""
+        if prefix == 0:
+            return self
         return self._replace(q_len=max(1, min(self.q_len, self.kv_len - prefix + 1)))
 
     def lengths(self) -> str:

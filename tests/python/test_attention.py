@@ -1,5 +1,6 @@
 """octavo.attention on numpy arrays against the definition."""
 
+import random
 import threading
 
 import ml_dtypes
@@ -8,6 +9,7 @@ import oracle
 import pytest
 
 import octavo
+from octavo._bounds import Bounds
 
 DTYPES = {
     "f32": (np.float32, 2e-6),
@@ -131,6 +133,21 @@ def test_out_and_lse_are_written_in_place():
     assert result[0] is out and result[1] is lse
     close(out, case.expected(mask="causal")[0])
     assert (wide[:, :, 32:] == 7).all()
+
+
+@pytest.mark.parametrize("prefix", [0, 4])
+def test_bounds_of_a_plan_have_room_for_every_query(prefix):
+    draw = random.Random(prefix)
+    for _ in range(1000):
+        requests = draw.randint(1, 9)
+        kv_len = draw.randint(prefix + 1, 40)
+        longest = kv_len - prefix if prefix else 40  # more queries than keys, where nothing is shared
+        q_lens = [draw.randint(0, longest) for _ in range(requests)]
+        bounds = Bounds(requests, sum(q_lens) or 1, max(q_lens) or 1, kv_len)
+        planned = bounds.rounded().after(prefix).lengths()
+        listed = planned.partition("q_len=")[2].partition(" ")[0]
+        planned_lens = [int(length) for length in listed.split(",")]
+        assert sum(planned_lens) >= sum(q_lens) and max(planned_lens) >= max(q_lens), (bounds, planned)
 
 
 def test_plan_runs_within_its_bounds():
