@@ -165,17 +165,21 @@ TEST(Mutation, BadValuesAreRefusedByKeyAndValue) {
   }
 }
 
-TEST(Mutation, ArgumentsRunOrAreRefusedBeforeAnyOutput) {
-  constexpr int kCases = 2000;
+/// The part, of equal parts of all seeds.
+class ArgumentMutation : public testing::TestWithParam<std::uint64_t> {};
+
+TEST_P(ArgumentMutation, RunsOrIsRefusedBeforeAnyOutput) {
+  constexpr std::uint64_t kCases = 400;
   constexpr int kMutants = 50;  // of a case
   const Device device = Device::cpu();
   ThreadPool pool(1);
-  verify::Random random(11);
+  verify::Random random(11 + GetParam());
   std::map<std::string_view, int> refusals;
   int accepted = 0;
   int refused = 0;
   int dishonest = 0;
-  for (std::uint64_t seed = 0; seed < kCases; ++seed) {
+  for (std::uint64_t i = 0; i < kCases; ++i) {
+    const std::uint64_t seed = GetParam() * kCases + i;
     const Problem problem = tiny_problem(seed);
     std::vector<Plan> plans;
     std::size_t workspace_size = 0;
@@ -191,7 +195,7 @@ TEST(Mutation, ArgumentsRunOrAreRefusedBeforeAnyOutput) {
       ASSERT_TRUE(outcome.accepted && outcome.wrong.empty()) << problem.to_string() << "\n"
                                                              << outcome.message << outcome.wrong;
     }
-    for (int i = 0; i < kMutants; ++i) {
+    for (int number = 0; number < kMutants; ++number) {
       mutant.reset();
       std::vector<std::uint8_t> bytes(48);
       for (std::uint8_t& byte : bytes) byte = static_cast<std::uint8_t>(random.integer(0, 255));
@@ -201,13 +205,13 @@ TEST(Mutation, ArgumentsRunOrAreRefusedBeforeAnyOutput) {
       for (std::size_t change = 0; change < changes; ++change) last = mutant.mutate(choices);
       if (!mutant.is_honest()) {
         ++dishonest;
-        --i;
+        --number;
         continue;
       }
       for (const Plan& plan : plans) {
         const Mutant::Outcome outcome = mutant.run(plan, pool);
         ASSERT_EQ(outcome.wrong, "") << plan.kernel() << ": " << problem.to_string() << ", seed "
-                                     << seed << ", mutant " << i << ", " << last << "\n"
+                                     << seed << ", mutant " << number << ", " << last << "\n"
                                      << outcome.message;
         ++(outcome.accepted ? accepted : refused);
         if (!outcome.accepted && changes == 1) ++refusals[last];
@@ -221,6 +225,9 @@ TEST(Mutation, ArgumentsRunOrAreRefusedBeforeAnyOutput) {
   EXPECT_GT(accepted, (accepted + refused) / 10);
   EXPECT_EQ(refusals.size(), Mutant::kKinds);
 }
+
+INSTANTIATE_TEST_SUITE_P(Quick, ArgumentMutation, testing::Values(0));
+INSTANTIATE_TEST_SUITE_P(Full, ArgumentMutation, testing::Range<std::uint64_t>(1, 5));
 
 }  // namespace
 }  // namespace octavo::tests

@@ -45,8 +45,8 @@ Selection select(const char* problem, const char* device, const char* kernel) {
 }  // namespace
 }  // namespace octavo::capi
 
-using namespace octavo;        // NOLINT(google-build-using-namespace)
-using namespace octavo::capi;  // NOLINT(google-build-using-namespace)
+using namespace octavo;        // NOLINT(google-*)
+using namespace octavo::capi;  // NOLINT(google-*)
 
 const char* octavo_version(void) { return OCTAVO_VERSION; }
 

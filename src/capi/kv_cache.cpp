@@ -60,8 +60,8 @@ void give(Value* target, Value value) {
 }  // namespace
 }  // namespace octavo::capi
 
-using namespace octavo;        // NOLINT(google-build-using-namespace)
-using namespace octavo::capi;  // NOLINT(google-build-using-namespace)
+using namespace octavo;        // NOLINT(google-*)
+using namespace octavo::capi;  // NOLINT(google-*)
 
 octavo_code octavo_kv_cache_create(const octavo_kv_cache_config* config, octavo_kv_cache** cache) {
   return guard([&] {

@@ -6,8 +6,8 @@
 #include "octavo/c.h"
 #include "octavo/prefix.h"
 
-using namespace octavo;        // NOLINT(google-build-using-namespace)
-using namespace octavo::capi;  // NOLINT(google-build-using-namespace)
+using namespace octavo;        // NOLINT(google-*)
+using namespace octavo::capi;  // NOLINT(google-*)
 
 octavo_code octavo_merge_states(const octavo_merge_arguments* arguments,
                                 const octavo_executor* executor) {

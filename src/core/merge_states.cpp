@@ -10,7 +10,7 @@
 namespace octavo {
 namespace {
 
-void require_extent(std::string_view name, std::int64_t value, std::int64_t expected) {
+void require_same(std::string_view name, std::int64_t value, std::int64_t expected) {
   require_argument(value == expected, name, " is ", value, ": must be as parts', ", expected);
 }
 
@@ -31,19 +31,19 @@ void check(const MergeArguments& a) {
                    kMaxTokens);
   require_argument(heads <= kMaxHeads, "parts.shape[2] (heads)=", heads, ": must be at most ",
                    kMaxHeads);
-  require_extent("parts_lse.shape[0]", a.parts_lse.shape[0], parts);
-  require_extent("parts_lse.shape[1] (rows)", a.parts_lse.shape[1], rows);
-  require_extent("parts_lse.shape[2] (heads)", a.parts_lse.shape[2], heads);
-  require_extent("out.shape[0] (rows)", a.out.shape[0], rows);
-  require_extent("out.shape[1] (heads)", a.out.shape[1], heads);
-  require_extent("out.shape[2] (dv)", a.out.shape[2], dv);
+  require_same("parts_lse.shape[0]", a.parts_lse.shape[0], parts);
+  require_same("parts_lse.shape[1] (rows)", a.parts_lse.shape[1], rows);
+  require_same("parts_lse.shape[2] (heads)", a.parts_lse.shape[2], heads);
+  require_same("out.shape[0] (rows)", a.out.shape[0], rows);
+  require_same("out.shape[1] (heads)", a.out.shape[1], heads);
+  require_same("out.shape[2] (dv)", a.out.shape[2], dv);
   check_distinct("out", a.out);
   Outputs outputs;
   outputs.add(footprint("out", a.out));
   if (a.lse.data != nullptr) {
     check_f32("lse", a.lse);
-    require_extent("lse.shape[0] (rows)", a.lse.shape[0], rows);
-    require_extent("lse.shape[1] (heads)", a.lse.shape[1], heads);
+    require_same("lse.shape[0] (rows)", a.lse.shape[0], rows);
+    require_same("lse.shape[1] (heads)", a.lse.shape[1], heads);
     check_distinct("lse", a.lse);
     outputs.add(footprint("lse", a.lse));
   }

@@ -5,15 +5,15 @@
 namespace octavo {
 namespace {
 
-constexpr std::size_t kAlignment = 256;  // bytes: what the devices' allocators give
+constexpr std::size_t kDeviceAlignment = 256;  // bytes: what the devices' allocators give
 
 void check_workspace(std::span<std::byte> workspace, std::size_t needed) {
   require_argument(workspace.size() >= needed, "workspace has ", workspace.size(),
                    " bytes: the plan needs ", needed, ", and a run on a GPU allocates nothing");
   if (needed == 0) return;
   require_argument(workspace.data() != nullptr, "workspace is a null pointer");
-  require_argument(reinterpret_cast<std::uintptr_t>(workspace.data()) % kAlignment == 0,
-                   "workspace is not aligned to ", kAlignment, " bytes");
+  require_argument(reinterpret_cast<std::uintptr_t>(workspace.data()) % kDeviceAlignment == 0,
+                   "workspace is not aligned to ", kDeviceAlignment, " bytes");
 }
 
 /// The query tokens that every tensor has room for.

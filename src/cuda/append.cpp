@@ -14,8 +14,6 @@
 namespace octavo::cuda {
 namespace {
 
-constexpr int kWarpThreads = 32;
-
 AppendSide side_of(const TensorView<3>& source, const KvView& target, const Scale& scale,
                    bool turned) {
   AppendSide side{};

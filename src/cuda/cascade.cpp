@@ -13,7 +13,6 @@
 namespace octavo::cuda {
 namespace {
 
-constexpr int kWarpThreads = 32;
 constexpr int kOldestCapability = 80;
 // Two launches more, and that the parts wait for each other: measured on an H100.
 constexpr double kStepsUs = 35;

@@ -8,6 +8,8 @@
 
 namespace octavo::cuda {
 
+inline constexpr int kWarpThreads = 32;
+
 struct Grid {
   std::uint32_t x = 1, y = 1, z = 1;
 };

@@ -5,13 +5,13 @@
 
 #include "core/arguments.h"
 #include "cuda/device.h"
+#include "cuda/function.h"
 #include "cuda/kernels/merge_states/params.h"
 #include "cuda/memory.h"
 
 namespace octavo::cuda {
 namespace {
 
-constexpr int kWarpThreads = 32;
 constexpr std::int64_t kMostRows = 0x7fffffff;  // of all heads
 
 void check_memory_of(const Device& device, const MergeArguments& a) {

@@ -9,7 +9,6 @@
 namespace octavo::cuda {
 namespace {
 
-constexpr int kWarpThreads = 32;
 constexpr int kOldestCapability = 80;
 // Measured on an H100, to within a factor of 2 to 3.
 constexpr double kLaunchUs = 5;

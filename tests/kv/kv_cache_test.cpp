@@ -47,13 +47,13 @@ std::string message_of(const std::function<void()>& call) {
   return "nothing was thrown";
 }
 
-struct Form {
+struct CacheForm {
   DType dtype;
   PageOrder order;
   Pool pool;
 };
 
-class KvCacheForms : public testing::TestWithParam<Form> {};
+class KvCacheForms : public testing::TestWithParam<CacheForm> {};
 
 // Attention over the cache is that over contiguous K and V, through all that can happen to pages.
 TEST_P(KvCacheForms, EqualsContiguousKeysAndValues) {
@@ -105,12 +105,12 @@ TEST_P(KvCacheForms, EqualsContiguousKeysAndValues) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Forms, KvCacheForms,
-                         testing::Values(Form{DType::f32, PageOrder::nhd, Pool::joint},
-                                         Form{DType::f32, PageOrder::hnd, Pool::split},
-                                         Form{DType::bf16, PageOrder::hnd, Pool::joint},
-                                         Form{DType::f16, PageOrder::nhd, Pool::split},
-                                         Form{DType::e4m3, PageOrder::nhd, Pool::joint},
-                                         Form{DType::e5m2, PageOrder::hnd, Pool::split}));
+                         testing::Values(CacheForm{DType::f32, PageOrder::nhd, Pool::joint},
+                                         CacheForm{DType::f32, PageOrder::hnd, Pool::split},
+                                         CacheForm{DType::bf16, PageOrder::hnd, Pool::joint},
+                                         CacheForm{DType::f16, PageOrder::nhd, Pool::split},
+                                         CacheForm{DType::e4m3, PageOrder::nhd, Pool::joint},
+                                         CacheForm{DType::e5m2, PageOrder::hnd, Pool::split}));
 
 // A hit ends before a page that was cut and filled with other tokens.
 TEST(KvCache, CutPagesAreNotFound) {

@@ -1,5 +1,7 @@
 """vLLM on Octavo: tiny random models, against vLLM's own attention in a second process."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed")
@@ -23,16 +25,27 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def on_octavo(folder):
+def engines(tmp_path_factory):
+    """The results on Octavo and on vLLM's own attention, of processes that run side by side."""
     others = ["llama", *ENCODERS, "whisper", "repetitive"]
     # The speculative one comes last: after numba is imported, vLLM starts no other engine.
     names = [*SHARED, *HALVES, *FP8, *OCTAVO_ONLY, *others, "repetitive-speculative"]
-    return run(folder, True, names)
+    both = {True: names, False: [*SHARED, *HALVES, *FP8, "llama"]}
+    with ThreadPoolExecutor() as pool:
+        yield {
+            octavo: pool.submit(run, tmp_path_factory.mktemp("models"), octavo, both[octavo])
+            for octavo in both
+        }
 
 
 @pytest.fixture(scope="module")
-def on_own(folder, on_octavo):
-    return run(folder, False, [*SHARED, *HALVES, *FP8, "llama"])
+def on_octavo(engines):
+    return engines[True].result()
+
+
+@pytest.fixture(scope="module")
+def on_own(engines):
+    return engines[False].result()
 
 
 @pytest.mark.parametrize("name", [*SHARED, *HALVES, *FP8, *OCTAVO_ONLY, "repetitive-speculative"])

@@ -81,7 +81,7 @@ struct Count {
   double worst = 0;
 };
 
-struct Failure {
+struct KernelFailure {
   Outcome outcome;
   std::string line;
 };
@@ -95,28 +95,28 @@ Count& count_of(std::vector<Count>& counts, const std::string& kernel) {
   return counts.back();
 }
 
-Failure shrunk(const Problem& problem, const Options& options, const Device& device,
-               const std::string& kernel, std::uint64_t seed) {
+KernelFailure shrunk(const Problem& problem, const Options& options, const Device& device,
+                     const std::string& kernel, std::uint64_t seed) {
   const Problem small = verify::shrink(problem, [&](const Problem& next) {
     return try_kernel(next, device, kernel, seed).status == Status::failed;
   });
   return {try_kernel(small, device, kernel, seed), paste_line(small, options, kernel, seed)};
 }
 
-void print_summary(const std::vector<Count>& counts, const std::vector<Failure>& failures) {
+void print_summary(const std::vector<Count>& counts, const std::vector<KernelFailure>& failures) {
   for (const Count& c : counts) {
     std::printf("%-20s %llu passed, %llu refused, %llu failed (worst error %.3g of its bound)\n",
                 c.kernel.c_str(), static_cast<unsigned long long>(c.passed),
                 static_cast<unsigned long long>(c.refused),
                 static_cast<unsigned long long>(c.failed), c.worst);
   }
-  for (const Failure& f : failures) {
+  for (const KernelFailure& f : failures) {
     std::printf("\n%s\n  %s\n", f.line.c_str(), f.outcome.why.c_str());
   }
 }
 
 void print_summary_json(const Options& options, const std::vector<Count>& counts,
-                        const std::vector<Failure>& failures, int code) {
+                        const std::vector<KernelFailure>& failures, int code) {
   std::string text = "{\"device\":" + json_string(options.device) +
                      ",\"passed\":" + (code == kPassed ? "true" : "false") + ",\"kernels\":[";
   const char* comma = "";
@@ -129,7 +129,7 @@ void print_summary_json(const Options& options, const std::vector<Count>& counts
   }
   text += "],\"failures\":[";
   comma = "";
-  for (const Failure& f : failures) {
+  for (const KernelFailure& f : failures) {
     text += comma;
     text += "{\"kernel\":" + json_string(f.outcome.kernel) + ",\"command\":" + json_string(f.line) +
             ",\"failure\":" + json_string(f.outcome.why) + "}";
@@ -188,7 +188,7 @@ int run_verify_random(const Options& options) {
   for (const std::string& kernel : kernels) verify::load_code(problems, device, kernel);
 
   std::vector<Count> counts;
-  std::vector<Failure> failures;  // the first of each kernel
+  std::vector<KernelFailure> failures;  // the first of each kernel
   for (std::uint64_t i = 0; i < *options.random; ++i) {
     const std::uint64_t seed = first + i;
     const Problem& problem = problems[i];
