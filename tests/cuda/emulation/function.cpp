@@ -44,6 +44,7 @@ Function load(const Device&, const Variant& variant, int shared_bytes) {
     }
     Function function;
     function.handle_ = reinterpret_cast<void*>(emulated.run);
+    function.source_ = emulated.name.c_str();
     function.shared_bytes_ = shared_bytes;
     return function;
   }
