@@ -198,7 +198,8 @@ def generate(case: Case, folder: Path) -> dict:
 
     results = {"cold": [], "hit": [], "cached": 0, "logprobs": []}
     results["graphs"] = compilation_counter.num_cudagraph_captured
-    results["attention"] = attention_of(llm)
+    if ON_GPU:  # where one process has the model
+        results["attention"] = attention_of(llm)
     for prompt in prompts() if case.alone else []:
         llm.reset_prefix_cache()
         results["cold"].append(list(completed(prompt, greedy).outputs[0].token_ids))
