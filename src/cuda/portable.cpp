@@ -67,7 +67,7 @@ class Portable final : public StreamKernel {
   Portable(const Problem& p, const Device& device) : slices_(portable_dims(p).slices) {
     for (const RowClass& c : classes_of(p, device)) {
       launches_.push_back(portable_launch(p, device, c));
-      workspace_ = std::max(workspace_, launches_.back().workspace(p));
+      workspace_ = std::max(workspace_, launches_.back().workspace());
     }
   }
 

@@ -98,7 +98,7 @@ class Sm90 final : public StreamKernel {
   Sm90(const Problem& p, const Device& device) : classes_(classes_of(p, device)) {
     for (const RowClass& c : classes_) {
       launches_.push_back(launch_of(p, device, c));
-      workspace_ = std::max(workspace_, launches_.back().workspace(p));
+      workspace_ = std::max(workspace_, launches_.back().workspace());
     }
   }
 
@@ -123,17 +123,16 @@ class Sm90 final : public StreamKernel {
   }
 
  private:
-  /// For tiles of so many keys.
+  /// For tiles of so many keys; maps of boxes that are as large as those before stay.
   static void set_boxes(Sm90Params& params, const StreamCall& call, int keys) {
     const Arguments& a = call.arguments;
-    params.box_rows = box_rows(call.problem, a, keys);
-    const auto view = [&](const KvView& kv) {
-      return params.box_rows > 0 ? boxed_view(kv, params.box_rows, keys, params.folded != 0)
-                                 : unboxed_view(keys);
-    };
-    params.k = view(a.k);
-    params.v = view(a.v);
-    if (params.box_rows == 0) params.folded = 0;
+    const int rows = box_rows(call.problem, a, keys);
+    if (rows > 0 && rows != params.box_rows) {
+      params.k = boxed_view(a.k, rows, params.folded != 0);
+      params.v = boxed_view(a.v, rows, params.folded != 0);
+    }
+    params.box_rows = rows;
+    if (params.folded == 0) params.k.steps = params.v.steps = steps_of_slabs(keys);
   }
 
   std::vector<RowClass> classes_;

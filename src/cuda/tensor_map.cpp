@@ -10,8 +10,8 @@ namespace octavo::cuda {
 namespace {
 
 constexpr std::int64_t kLongestStride = (std::int64_t{1} << 40) - 1;  // bytes
-constexpr std::int64_t kSlab = 64;                                    // columns
-constexpr std::int64_t kTogether = 8;                                 // rows of a slab
+constexpr int kSlab = 64;                                             // columns
+constexpr int kTogether = 8;                                          // rows of a slab
 constexpr int kRowBytes = 128;                                        // of a slab
 
 std::int64_t stride_bytes(const KvView& view, int axis) {
@@ -78,14 +78,15 @@ bool has_folded_boxes(const KvView& view) {
           (heads > 0 && view.shape[0] <= std::numeric_limits<std::int32_t>::max() / heads));
 }
 
-BoxedView boxed_view(const KvView& view, int rows, int keys, bool folded) {
+BoxedView boxed_view(const KvView& view, int rows, bool folded) {
   if (!folded) {
-    BoxedView boxed = unboxed_view(keys);
-    boxed.map = encode<3>(view, static_cast<int>(view.shape[3]),
-                          {{{view.shape[1], stride_bytes(view, 1), rows},
-                            {view.shape[2], stride_bytes(view, 2), 1},
-                            {view.shape[0], stride_bytes(view, 0), 1}}});
-    return boxed;
+    return {.map = encode<3>(view, static_cast<int>(view.shape[3]),
+                             {{{view.shape[1], stride_bytes(view, 1), rows},
+                               {view.shape[2], stride_bytes(view, 2), 1},
+                               {view.shape[0], stride_bytes(view, 0), 1}}}),
+            .steps = {},
+            .head_slabs = 0,
+            .page_heads = 0};
   }
   const auto slabs = static_cast<int>(view.shape[3] / kSlab);
   const bool by_slabs = heads_are_slabs(view);
@@ -95,16 +96,13 @@ BoxedView boxed_view(const KvView& view, int rows, int keys, bool folded) {
       encode<4>(view, kSlab,
                 {{{kTogether, stride_bytes(view, 1), kTogether},
                   {slabs * (by_slabs ? view.shape[2] : 1), kRowBytes, slabs},
-                  {view.shape[1] / kTogether, kTogether * stride_bytes(view, 1),
-                   rows / static_cast<int>(kTogether)},
+                  {view.shape[1] / kTogether, kTogether * stride_bytes(view, 1), rows / kTogether},
                   pages}}),
-      {kRowBytes * static_cast<int>(kTogether), slabs * kRowBytes * static_cast<int>(kTogether)},
+      {kTogether * kRowBytes, slabs * kTogether * kRowBytes},
       by_slabs ? slabs : 0,
       static_cast<std::int32_t>(page_heads)};
 }
 
-BoxedView unboxed_view(int keys) {
-  return {{}, {keys * kRowBytes, kRowBytes * static_cast<int>(kTogether)}, 0, 0};
-}
+TileSteps steps_of_slabs(int keys) { return {keys * kRowBytes, kTogether * kRowBytes}; }
 
 }  // namespace octavo::cuda

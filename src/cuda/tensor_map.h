@@ -12,11 +12,12 @@ bool has_boxes(const KvView& view);
 /// 8 slots.
 bool has_folded_boxes(const KvView& view);
 
-/// K or V, of 16-bit elements, in boxes of `rows` slots, for tiles of `keys`. Throws
-/// Error(device_error).
-BoxedView boxed_view(const KvView& view, int rows, int keys, bool folded);
+/// K or V, of 16-bit elements, in boxes of `rows` slots; the steps of tiles are set if they are
+/// folded. Throws Error(device_error).
+BoxedView boxed_view(const KvView& view, int rows, bool folded);
 
-/// The same where tiles are made of rows: only its steps are meant.
-BoxedView unboxed_view(int keys);
+/// Of tiles of so many keys whose slabs follow one another, as boxes that are not folded and rows
+/// make them.
+TileSteps steps_of_slabs(int keys);
 
 }  // namespace octavo::cuda

@@ -141,6 +141,7 @@ TiledLaunch::TiledLaunch(const Problem& p, const Device& device, const RowClass&
       takes_(resident_ > 0 && p.max_kv_len() > kShort),
       attend_(cuda::load(device, code.attend, code.shared_bytes)) {
   const Units units = Units::of(p, of_, splitting_, p.batch(), p.total_q());
+  partials_ = static_cast<std::size_t>(units.partial * partial_bytes(p, of_));
   if (units.partial > 0) merge_ = cuda::load(device, merge_variant(of_.tile), 0);
 }
 
@@ -148,13 +149,8 @@ Units TiledLaunch::units(const StreamCall& call) const {
   return Units::of(call.problem, of_, splitting_, call.requests, call.rows);
 }
 
-std::size_t TiledLaunch::partials(const Problem& p) const {
-  const Units units = Units::of(p, of_, splitting_, p.batch(), p.total_q());
-  return static_cast<std::size_t>(units.partial * partial_bytes(p, of_));
-}
-
-std::size_t TiledLaunch::workspace(const Problem& p) const {
-  return partials(p) + (takes_ ? sizeof *TiledParams::taken : 0);
+std::size_t TiledLaunch::workspace() const {
+  return partials_ + (takes_ ? sizeof *TiledParams::taken : 0);
 }
 
 void TiledLaunch::launch(const StreamCall& call, TiledParams& tiled, const void* params,
@@ -183,7 +179,7 @@ void TiledLaunch::launch(const StreamCall& call, TiledParams& tiled, const void*
     tiled.units = units.all;
     tiled.taken = nullptr;
     if (takes_ && tasks > resident_) {
-      tiled.taken = reinterpret_cast<unsigned long long*>(call.workspace + partials(p));
+      tiled.taken = reinterpret_cast<unsigned long long*>(call.workspace + partials_);
       check(driver().set_bytes(reinterpret_cast<std::uintptr_t>(tiled.taken), 0,
                                sizeof *tiled.taken, static_cast<StreamHandle>(call.stream)),
             "cuMemsetD8Async", "for a launch of ", tasks, " units");

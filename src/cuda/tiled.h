@@ -121,7 +121,7 @@ class TiledLaunch {
   TiledLaunch(const Problem& problem, const Device& device, const RowClass& row_class,
               const Splitting& splitting, const TiledCode& code);
 
-  std::size_t workspace(const Problem& problem) const;
+  std::size_t workspace() const;
 
   /// Whether the call may have requests of the class.
   bool has_work(const StreamCall& call) const { return units(call).all > 0; }
@@ -132,13 +132,13 @@ class TiledLaunch {
 
  private:
   Units units(const StreamCall& call) const;
-  std::size_t partials(const Problem& problem) const;  ///< bytes
 
   RowClass of_;
   Splitting splitting_;
   int threads_;
   int resident_;
-  bool takes_;  ///< units as thread blocks get to them, not by their numbers
+  bool takes_;                ///< units as thread blocks get to them, not by their numbers
+  std::size_t partials_ = 0;  ///< bytes
   Function attend_;
   std::optional<Function> merge_;  ///< where there may be partial results
 };

@@ -198,8 +198,7 @@ def generate(case: Case, folder: Path) -> dict:
 
     results = {"cold": [], "hit": [], "cached": 0, "logprobs": []}
     results["graphs"] = compilation_counter.num_cudagraph_captured
-    if ON_GPU:  # where one process has the model
-        results["attention"] = attention_of(llm)
+    results["attention"] = attention_of(llm)
     for prompt in prompts() if case.alone else []:
         llm.reset_prefix_cache()
         results["cold"].append(list(completed(prompt, greedy).outputs[0].token_ids))
@@ -235,17 +234,16 @@ def embed(case: Case, folder: Path) -> dict:
     return {"worst": worst, "attention": attention_of(llm)}
 
 
+def attention_modules(model: torch.nn.Module) -> list[str]:
+    impls = [type(m.impl) for m in model.modules() if hasattr(m, "impl")]
+    return [
+        next(c.__module__ for c in impl.__mro__ if c.__name__ != "CrossAttentionImpl") for impl in impls
+    ]
+
+
 def attention_of(llm: LLM) -> list[str]:
     """The modules of what computes the layers' attention, without vLLM's own classes around it."""
-
-    def modules(model) -> list[str]:
-        impls = [type(m.impl) for m in model.modules() if hasattr(m, "impl")]
-        return [
-            next(c.__module__ for c in impl.__mro__ if c.__name__ != "CrossAttentionImpl")
-            for impl in impls
-        ]
-
-    return llm.apply_model(modules)[0]
+    return llm.apply_model(attention_modules)[0]
 
 
 def transcribe(folder: Path) -> dict:

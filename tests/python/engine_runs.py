@@ -37,3 +37,16 @@ def distance(x: dict, y: dict) -> float:
     """How far the log-probabilities of the prompts are apart, on average."""
     pairs = list(zip(x["logprobs"], y["logprobs"], strict=True))
     return sum(abs(a - b) for a, b in pairs) / len(pairs)
+
+
+def check_encoder(result: dict, backend: str) -> None:
+    """An embedding model gave what transformers gives, by the attention of module `backend`."""
+    assert set(result["attention"]) == {backend}
+    assert result["worst"] < 1e-5
+
+
+def check_transcript(result: dict, backend: str) -> None:
+    """Likewise a model with cross attention."""
+    assert set(result["attention"]) == {backend}
+    assert result["tokens"] == result["expected"]
+    assert len(set(map(tuple, result["tokens"]))) == 3  # the sound matters

@@ -7,7 +7,7 @@ import pytest
 pytest.importorskip("vllm", reason="vLLM is not installed")
 
 import torch  # noqa: E402
-from engine_runs import distance, result_of, run  # noqa: E402
+from engine_runs import check_encoder, check_transcript, distance, result_of, run  # noqa: E402
 
 if torch.cuda.is_available():
     pytest.skip("vLLM is one for GPUs", allow_module_level=True)
@@ -93,13 +93,8 @@ def test_two_ranks_give_the_same_tokens(folder, on_octavo):
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_encoders(on_octavo, name):
-    result = result_of(on_octavo, name)
-    assert set(result["attention"]) == {"octavo.vllm._cpu"}
-    assert result["worst"] < 1e-5
+    check_encoder(result_of(on_octavo, name), "octavo.vllm._cpu")
 
 
 def test_cross_attention(on_octavo):
-    result = result_of(on_octavo, "whisper")
-    assert set(result["attention"]) == {"octavo.vllm._cpu"}
-    assert result["tokens"] == result["expected"]
-    assert len(set(map(tuple, result["tokens"]))) == 3  # the sound matters
+    check_transcript(result_of(on_octavo, "whisper"), "octavo.vllm._cpu")

@@ -8,7 +8,7 @@ pytest.importorskip("vllm", reason="vLLM is not installed")
 if not torch.cuda.is_available():
     pytest.skip("no CUDA device", allow_module_level=True)
 
-from engine_runs import distance, finish, result_of, start  # noqa: E402
+from engine_runs import check_encoder, check_transcript, distance, finish, result_of, start  # noqa: E402
 
 # Triton multiplies fp32 as TF32, whose 10 bits are on average half of this in logarithms of a size of 10.
 CLOSE_TO_TRITON = 1e-2
@@ -99,12 +99,8 @@ def test_speculative_decoding_changes_no_token(on_octavo, name):
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_encoders(on_octavo, name):
-    result = result_of(on_octavo, name)
-    assert set(result["attention"]) == {"octavo.vllm._cuda"}
-    assert result["worst"] < 1e-5
+    check_encoder(result_of(on_octavo, name), "octavo.vllm._cuda")
 
 
 def test_cross_attention(on_octavo):
-    result = result_of(on_octavo, "whisper")
-    assert set(result["attention"]) == {"octavo.vllm._cuda"}
-    assert result["tokens"] == result["expected"]
+    check_transcript(result_of(on_octavo, "whisper"), "octavo.vllm._cuda")

@@ -169,8 +169,8 @@ class Walk {
 
   __device__ void score(Scores& scores, int32_t i, unsigned queries) const {
     const Turn<> turn(i);
-    queries =
-        uniform(queries);  // anew each time: descriptions of all its parts are too many to keep
+    // Anew each time: descriptions of all its parts are too many to keep.
+    queries = uniform(queries);
     wait(shared_.k_full[turn.stage], turn.parity);
     fence_products();
     multiply_keys(scores, queries, shared_address(shared_.k[turn.stage]), p_.k.steps);
@@ -283,6 +283,7 @@ inline constexpr int kRowRegisters = kWarpgroups == 3 ? 160 : kWarpgroups == 2 ?
 
 }  // namespace
 
+/// Grid: as many thread blocks as stay, or as there are items.
 extern "C" __global__ void __launch_bounds__(kBlockThreads, kWarpgroups == 1 ? 2 : 1)
     octavo_sm90(const __grid_constant__ Sm90Params p) {
   extern __shared__ __align__(1024) unsigned char memory[];

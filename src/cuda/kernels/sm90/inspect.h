@@ -29,8 +29,7 @@ __device__ inline void inspect_values(Shared& shared, const TileSteps& steps) {
         const bool read = key >= item.keys.begin && key < item.keys.end;
 #pragma unroll
         for (int slab = 0; slab < kValueSlabs; ++slab) {
-          const int place =
-              at / kChunks / 8 * steps.rows + slab * steps.slab + at % (8 * kChunks) * 16;
+          const int place = place_in_tile(steps, at / kChunks, slab, at % kChunks * 16);
           uint4& words = *reinterpret_cast<uint4*>(&shared.v[turn.stage][place]);
           if (!read) {
             words = {0, 0, 0, 0};

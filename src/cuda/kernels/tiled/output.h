@@ -60,8 +60,7 @@ __device__ inline void store_chunk(const TiledParams& p, const Slice& slice, int
   }
 }
 
-/// Row by row of a 4 x 4 matrix of registers, of which each of four lanes has a column: then each
-/// has a row, that of its number.
+/// Of a 4 x 4 matrix each of four neighbouring lanes has a column, and then the row of its number.
 __device__ inline void transpose_in_quad(unsigned (&words)[4]) {
 #pragma unroll
   for (int step = 1; step <= 2; step *= 2) {
