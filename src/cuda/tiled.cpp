@@ -20,6 +20,20 @@ std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; 
 /// keys in one go, whatever the rows beside it.
 std::int64_t split_of(const Problem& p) { return p.invariant ? 0 : p.split; }
 
+/// KV heads whose long units come before all short ones, so that thread blocks end together: as
+/// many as an L2 cache may hold the keys and values of. Without a mask units are as long as each
+/// other, and those of one head share the cache best.
+std::int32_t heads_together(const Problem& p) {
+  constexpr std::int64_t kCached = 24 << 20;  // bytes
+  if (!is_masked(p)) return 1;
+  const std::int64_t head =
+      p.max_kv_len() * (p.d + p.dv) * static_cast<std::int64_t>(size_of(p.kv));
+  std::int64_t heads =
+      std::clamp<std::int64_t>(kCached / std::max<std::int64_t>(head, 1), 1, p.hkv);
+  while (p.hkv % heads != 0) --heads;
+  return static_cast<std::int32_t>(heads);
+}
+
 }  // namespace
 
 std::vector<RowClass> row_classes(const Problem& p, std::initializer_list<int> rows,
@@ -177,6 +191,8 @@ void TiledLaunch::launch(const StreamCall& call, TiledParams& tiled, const void*
     const std::int64_t tasks = units.all * p.hkv;
     attend = {static_cast<std::uint32_t>(std::min<std::int64_t>(tasks, resident_))};
     tiled.units = units.all;
+    tiled.heads_together =
+        tiled.heads_first != 0 ? static_cast<std::int32_t>(p.hkv) : heads_together(p);
     tiled.taken = nullptr;
     if (takes_ && tasks > resident_) {
       tiled.taken = reinterpret_cast<unsigned long long*>(call.workspace + partials_);

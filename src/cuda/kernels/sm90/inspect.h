@@ -8,9 +8,36 @@
 
 namespace octavo::cuda {
 
+inline constexpr int kTileWords = kValueSlabs * kSlabBytes / 16;  // of four words each
+
+/// By a warp: puts zeros where a tile, which begins with key `first`, has keys that are not read.
+__device__ inline void clear_unread(const Item& item, int32_t first, unsigned char* values,
+                                    const TileSteps& steps) {
+  constexpr int kChunks = kRowBytes / 16;
+  for (int at = lane_of_warp(); at < kKeys * kChunks; at += kWarp) {
+    const int32_t key = first + at / kChunks;
+    if (key >= item.keys.begin && key < item.keys.end) continue;
+#pragma unroll
+    for (int slab = 0; slab < kValueSlabs; ++slab) {
+      *reinterpret_cast<uint4*>(
+          values + place_in_tile(steps, at / kChunks, slab, at % kChunks * 16)) = {0, 0, 0, 0};
+    }
+  }
+  __syncwarp();
+}
+
+/// By a warp: see carries_of.
+__device__ inline unsigned carries_of_tile(const unsigned char* values) {
+  unsigned carries = 0;
+#pragma unroll 4
+  for (int at = lane_of_warp(); at < kTileWords; at += kWarp) {
+    carries |= carries_of(reinterpret_cast<const uint4*>(values)[at]);
+  }
+  return carries;
+}
+
 /// By a warp, of every item.
 __device__ inline void inspect_values(Shared& shared, const TileSteps& steps) {
-  constexpr int kChunks = kRowBytes / 16;
   int inspected = 0;
   for (int n = 0;; ++n) {
     const Item& item = take_item(shared, n);
@@ -23,21 +50,11 @@ __device__ inline void inspect_values(Shared& shared, const TileSteps& steps) {
         if (lane_of_warp() == 0) arrive(shared.v_empty[turn.stage]);
         continue;
       }
-      unsigned carries = 0;
-      for (int at = lane_of_warp(); at < kKeys * kChunks; at += kWarp) {
-        const int32_t key = item.first_of(i) + at / kChunks;
-        const bool read = key >= item.keys.begin && key < item.keys.end;
-#pragma unroll
-        for (int slab = 0; slab < kValueSlabs; ++slab) {
-          const int place = place_in_tile(steps, at / kChunks, slab, at % kChunks * 16);
-          uint4& words = *reinterpret_cast<uint4*>(&shared.v[turn.stage][place]);
-          if (!read) {
-            words = {0, 0, 0, 0};
-          } else if (kMasked) {
-            carries |= carries_of(words);
-          }
-        }
-      }
+      const int32_t first = item.first_of(i);
+      unsigned char* const values = shared.v[turn.stage];
+      const bool all_read = first >= item.keys.begin && item.keys.end - first >= kKeys;
+      if (!all_read) clear_unread(item, first, values, steps);
+      const unsigned carries = kMasked ? carries_of_tile(values) : 0;
       const bool special = __any_sync(kAllLanes, (carries & kSigns) != 0);
       fence_async_proxy();
       const Turn<> clean(inspected++);

@@ -16,9 +16,11 @@ struct Task {
   /// Number `number` of the launch: false if there is no such, or nothing to do. All lanes of a
   /// warp call it.
   __device__ bool find(const Sm90Params& p, int64_t number) {
-    const int64_t heads = p.attention.hkv;
-    const int64_t unit = p.heads_first != 0 ? number / heads : number % p.units;
-    kv_head = static_cast<int32_t>(p.heads_first != 0 ? number % heads : number / p.units);
+    const int64_t of_section = p.units * p.heads_together;
+    const int64_t in_section = number % of_section;
+    const int64_t unit = in_section / p.heads_together;
+    kv_head = static_cast<int32_t>(number / of_section * p.heads_together +
+                                   in_section % p.heads_together);
     const Place place =
         find_place(p.attention, static_cast<int32_t>(unit), [&](int32_t q_len, int32_t kv_len) {
           return tiling_of<kRows, kKeys>(p, q_len, kv_len).units();

@@ -33,6 +33,7 @@ struct TiledParams {
 
   // Of a launch whose thread blocks take one unit and KV head after another.
   int64_t units;              ///< that there may be
+  int32_t heads_together;     ///< KV heads whose units come before those of others; divides hkv
   unsigned long long* taken;  ///< beyond one for each block; null: each takes every gridDim.x-th
 
   // Whether addresses and strides are multiples of 16 bytes.
