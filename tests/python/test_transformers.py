@@ -207,7 +207,8 @@ def test_what_needs_no_mask():
     q, k, v = torch.randn(3, 1, 1, 5, 16)
     window = call(query=q, key=k, value=v, sliding_window=2)
     last = call(query=q[..., 4:, :], key=k[..., 3:, :], value=v[..., 3:, :])
-    assert torch.equal(window[0, 4], last[0, 0])
+    # One row may be summed in another order than five: only `invariant` plans promise equal bits.
+    torch.testing.assert_close(window[0, 4], last[0, 0], atol=1e-6, rtol=0)
 
 
 def test_attentions_that_do_not_know_octavos_masks_fail():
