@@ -153,6 +153,7 @@ TiledLaunch::TiledLaunch(const Problem& p, const Device& device, const RowClass&
       threads_(code.threads),
       resident_(code.resident),
       takes_(resident_ > 0 && p.max_kv_len() > kShort),
+      heads_together_(heads_together(p)),
       attend_(cuda::load(device, code.attend, code.shared_bytes)) {
   const Units units = Units::of(p, of_, splitting_, p.batch(), p.total_q());
   partials_ = static_cast<std::size_t>(units.partial * partial_bytes(p, of_));
@@ -192,7 +193,7 @@ void TiledLaunch::launch(const StreamCall& call, TiledParams& tiled, const void*
     attend = {static_cast<std::uint32_t>(std::min<std::int64_t>(tasks, resident_))};
     tiled.units = units.all;
     tiled.heads_together =
-        tiled.heads_first != 0 ? static_cast<std::int32_t>(p.hkv) : heads_together(p);
+        tiled.heads_first != 0 ? static_cast<std::int32_t>(p.hkv) : heads_together_;
     tiled.taken = nullptr;
     if (takes_ && tasks > resident_) {
       tiled.taken = reinterpret_cast<unsigned long long*>(call.workspace + partials_);

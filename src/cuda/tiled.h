@@ -137,7 +137,8 @@ class TiledLaunch {
   Splitting splitting_;
   int threads_;
   int resident_;
-  bool takes_;                ///< units as thread blocks get to them, not by their numbers
+  bool takes_;  ///< units as thread blocks get to them, not by their numbers
+  std::int32_t heads_together_;
   std::size_t partials_ = 0;  ///< bytes
   Function attend_;
   std::optional<Function> merge_;  ///< where there may be partial results

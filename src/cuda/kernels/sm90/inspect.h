@@ -8,7 +8,7 @@
 
 namespace octavo::cuda {
 
-inline constexpr int kTileWords = kValueSlabs * kSlabBytes / 16;  // of four words each
+inline constexpr int kTileChunks = kValueSlabs * kSlabBytes / 16;  // of 16 bytes
 
 /// By a warp: puts zeros where a tile, which begins with key `first`, has keys that are not read.
 __device__ inline void clear_unread(const Item& item, int32_t first, unsigned char* values,
@@ -30,7 +30,7 @@ __device__ inline void clear_unread(const Item& item, int32_t first, unsigned ch
 __device__ inline unsigned carries_of_tile(const unsigned char* values) {
   unsigned carries = 0;
 #pragma unroll 4
-  for (int at = lane_of_warp(); at < kTileWords; at += kWarp) {
+  for (int at = lane_of_warp(); at < kTileChunks; at += kWarp) {
     carries |= carries_of(reinterpret_cast<const uint4*>(values)[at]);
   }
   return carries;
