@@ -10,26 +10,25 @@ namespace octavo::cuda {
 
 inline constexpr int kTileChunks = kValueSlabs * kSlabBytes / 16;  // of 16 bytes
 
-/// By a warp: puts zeros where a tile, which begins with key `first`, has keys that are not read.
-__device__ inline void clear_unread(const Item& item, int32_t first, unsigned char* values,
-                                    const TileSteps& steps) {
+/// By a warp: puts zeros into rows [first, last) of a tile of V.
+__device__ inline void clear_rows(unsigned char* values, const TileSteps& steps, int first,
+                                  int last) {
   constexpr int kChunks = kRowBytes / 16;
-  for (int at = lane_of_warp(); at < kKeys * kChunks; at += kWarp) {
-    const int32_t key = first + at / kChunks;
-    if (key >= item.keys.begin && key < item.keys.end) continue;
+  const int lane = lane_of_warp();
+#pragma unroll 4
+  for (int row = first + lane / kChunks; row < last; row += kWarp / kChunks) {
 #pragma unroll
     for (int slab = 0; slab < kValueSlabs; ++slab) {
-      *reinterpret_cast<uint4*>(
-          values + place_in_tile(steps, at / kChunks, slab, at % kChunks * 16)) = {0, 0, 0, 0};
+      *reinterpret_cast<uint4*>(values + place_in_tile(steps, row, slab, lane % kChunks * 16)) = {
+          0, 0, 0, 0};
     }
   }
-  __syncwarp();
 }
 
 /// By a warp: see carries_of.
 __device__ inline unsigned carries_of_tile(const unsigned char* values) {
   unsigned carries = 0;
-#pragma unroll 4
+#pragma unroll 8
   for (int at = lane_of_warp(); at < kTileChunks; at += kWarp) {
     carries |= carries_of(reinterpret_cast<const uint4*>(values)[at]);
   }
@@ -52,8 +51,9 @@ __device__ inline void inspect_values(Shared& shared, const TileSteps& steps) {
       }
       const int32_t first = item.first_of(i);
       unsigned char* const values = shared.v[turn.stage];
-      const bool all_read = first >= item.keys.begin && item.keys.end - first >= kKeys;
-      if (!all_read) clear_unread(item, first, values, steps);
+      clear_rows(values, steps, 0, item.keys.begin - first);
+      clear_rows(values, steps, item.keys.end - first, kKeys);
+      __syncwarp();
       const unsigned carries = kMasked ? carries_of_tile(values) : 0;
       const bool special = __any_sync(kAllLanes, (carries & kSigns) != 0);
       fence_async_proxy();
