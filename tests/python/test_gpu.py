@@ -251,6 +251,9 @@ def test_what_is_refused():
 @pytest.mark.parametrize("framework", ["cupy", "jax"])
 def test_other_frameworks(framework):
     module = pytest.importorskip(framework)
+    if framework == "jax":
+        with torch.cuda.device(DEVICE):  # its beginning leaves the last device as the current one
+            module.devices()
     batch = Batch([5, 1], [9, 40], dtype=torch.float16)
     make = module.from_dlpack if framework == "cupy" else module.dlpack.from_dlpack
     q, k, v, table = (make(x) for x in (batch.q, batch.k, batch.v, batch.table))
