@@ -85,6 +85,24 @@ def test_short_paged_prompts(kernel, kv_len):
 
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("growth", [5, 40, 130, 1000, -1000])
+@pytest.mark.parametrize("course", ["ramp", "step", "peak"])
+def test_logits_far_above_those_before(kernel, dtype, growth, course):
+    """Keys whose logits are `growth` above those of the first."""
+    batch = Batch([200, 1, 20], [700, 700, 300], hq=8, hkv=2, d=64, dtype=dtype)
+    batch.q[..., 0] = 8  # and so the first column of a key is added to its logits
+    for row, kv_len in zip(batch.table.long(), batch.kv_lens):
+        tokens = torch.arange(kv_len, device=DEVICE)
+        share = {"ramp": tokens / kv_len, "step": tokens >= kv_len // 2, "peak": tokens == kv_len // 2}
+        added = (growth * share[course]).to(dtype)
+        batch.k[row[tokens // PAGE], tokens % PAGE, :, 0] = added[:, None]
+    out = poisoned(batch)
+    batch.attention(out=out, kernel=kernel)
+    assert_right(out, batch.expected())
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("hq, hkv, d, page", [(32, 8, 128, 16), (9, 3, 64, 1), (5, 1, 256, 7)])
 def test_mixed_batches(kernel, dtype, hq, hkv, d, page):
     batch = Batch([1, 300, 7, 0, 33, 1], [700, 300, 7, 9, 500, 1], hq, hkv, d, dtype, page=page)
