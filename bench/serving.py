@@ -1,8 +1,8 @@
 """vLLM on the CPU, served by Octavo and by its own attention in turns: tokens a second, and what share of
 the time is attention.
 
-usage: serving.py FOLDER [--runs N] [--requests 1,16] [--prompt N] [--new N] [--dtype D] [--json FILE]
-                  [--processor-time]
+usage: serving.py FOLDER [--runs N] [--requests 1,16] [--prompt N] [--new N] [--dtype D] [--page N]
+                  [--json FILE] [--processor-time]
 
 FOLDER holds a model, as examples/serve_smollm2.py converts it. Each run is a process of its own; runs of the
 two alternate. Prompts are random tokens, so that nothing is shared, and all requests begin at once.
@@ -20,8 +20,6 @@ import time
 from pathlib import Path
 
 OWN, OCTAVO = "CPU_ATTN", "Octavo"
-# vLLM's own attention is quickest with its own default of tokens a page, 128.
-PAGE = {OWN: 128, OCTAVO: 16}
 
 
 class Steps:
@@ -71,13 +69,12 @@ def measure(options: argparse.Namespace) -> list[dict]:
     from vllm import LLM, SamplingParams
     from vllm.v1.attention.backends.registry import AttentionBackendEnum
 
-    octavo = os.environ["OCTAVO_VLLM"] == "1"
     llm = LLM(
         str(options.folder),
         dtype=options.dtype,
         max_model_len=options.prompt + options.new,
         max_num_seqs=max(options.requests),
-        block_size=PAGE[OCTAVO if octavo else OWN],
+        block_size=options.page,
         enable_prefix_caching=False,
         enforce_eager=True,
         seed=0,
@@ -156,6 +153,7 @@ def main() -> None:
     parser.add_argument("--prompt", type=int, default=1000)
     parser.add_argument("--new", type=int, default=128)
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--page", type=int, help="tokens a page of the cache; vLLM's default is 128")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--processor-time", action="store_true")
     parser.add_argument("--measure", action="store_true", help=argparse.SUPPRESS)

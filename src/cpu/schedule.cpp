@@ -5,7 +5,7 @@
 namespace octavo {
 namespace {
 
-constexpr std::size_t kLargestWorkspace = 8 << 20;  // bytes: 2000 partial results of 8 rows, d=128
+constexpr std::size_t kLargestWorkspace = 16 << 20;  // bytes: 4000 partial results of 8 rows, d=128
 constexpr double kLoadRows = 8;  // loading a key and its value costs as much as so many rows' use
 constexpr double kBlocksPerThread = 2;
 constexpr double kItemsPerThread = 4;

@@ -29,7 +29,7 @@ constexpr std::int64_t kRows = 256;       // most rows of a block
 constexpr std::int64_t kRowsAtOnce = 64;  // from Q to O: their scores stay in the nearest caches
 constexpr std::int64_t kRowsBetweenFetches = 4;
 constexpr std::int64_t kFewestRows = 32;  // fewer would make loading keys as dear as using them
-constexpr std::int64_t kSplit = 1024;     // tokens
+constexpr std::int64_t kSplit = 512;      // tokens
 constexpr std::int64_t kFewRows = 8;      // of a request and KV head: packing K and V does not pay
 constexpr float kNegativeInfinity = -std::numeric_limits<float>::infinity();
 

@@ -138,9 +138,12 @@ class Impl(LayerImpl):
         )
 
     def _pools(self, kv_cache: torch.Tensor) -> tuple[Description, Description]:
-        """The layer's K and V as [blocks, block, hkv, d]."""
+        """The layer's K and V as [blocks, block, hkv, d]: in a block, the keys of a head before its values, so
+        that either are read in a line."""
         if self._described_pools is None or self._described_pools[0] is not kv_cache:
-            k, v = (describe("kv_cache", x.transpose(1, 2)) for x in self.pools(kv_cache))
+            blocks, heads, page, width = kv_cache.shape
+            halves = kv_cache.view(self.kv_dtype).view(blocks, heads, 2, page, width // 2)
+            k, v = (describe("kv_cache", halves[:, :, i].transpose(1, 2)) for i in (0, 1))
             self._described_pools = kv_cache, k, v
         return self._described_pools[1:]
 

@@ -155,7 +155,7 @@ class Impl(LayerImpl):
             k, v = key[: batch.tokens], value[: batch.tokens]
         else:
             page, table = kv_cache.shape[2], batch.page_table
-            k, v = self.pools(kv_cache)
+            k, v = self._pools(kv_cache)
             scales = {"k_scale": layer._k_scale_float, "v_scale": layer._v_scale_float}
         bounds = self.bounds._replace(
             requests=batch.requests, tokens=batch.tokens, q_len=batch.max_q_len
@@ -187,7 +187,12 @@ class Impl(LayerImpl):
         """Writes key and value [tokens, hkv, d] into the slots; negative slots are padding."""
         if self.encodes:
             return
-        k, v = (x.transpose(1, 2) for x in self.pools(kv_cache))
+        k, v = (x.transpose(1, 2) for x in self._pools(kv_cache))
         ops.reshape_and_cache_flash(
             key, value, k, v, slot_mapping, self.kv_cache_dtype, layer._k_scale, layer._v_scale
         )
+
+    def _pools(self, kv_cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The layer's K and V as [blocks, hkv, block, d]: a token's key stands before its value."""
+        k, v = kv_cache.view(self.kv_dtype).chunk(2, dim=-1)
+        return k, v

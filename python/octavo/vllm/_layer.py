@@ -64,9 +64,10 @@ def metadata_of(batch: CommonAttentionMetadata, q_lens: torch.Tensor) -> Metadat
 
 
 class LayerImpl(AttentionImpl[Metadata]):
-    """The attention of one layer, but for the device: its problem, and its cache in two parts.
+    """The attention of one layer, but for the device: its problem.
 
-    The cache of a layer is [blocks, hkv, block, 2 d]: a token's key, then its value.
+    The cache of a layer is [blocks, hkv, block, 2 d] to vLLM; what stands where in a head's block is for the
+    device's part to say.
     """
 
     def __init__(
@@ -122,11 +123,6 @@ class LayerImpl(AttentionImpl[Metadata]):
         """Of steps with pages of so many tokens; without the lengths."""
         paged = "" if self.encodes else f" page={page}"
         return f"{self._words}{paged} mask={self._masks[causal]}"
-
-    def pools(self, kv_cache: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """K and V [blocks, hkv, block, d] in a layer's cache."""
-        k, v = kv_cache.view(self.kv_dtype).chunk(2, dim=-1)
-        return k, v
 
     def process_weights_after_loading(self, act_dtype: torch.dtype) -> None:
         """vLLM's hook: the sinks are there."""
