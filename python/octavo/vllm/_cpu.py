@@ -143,7 +143,7 @@ class Impl(LayerImpl):
         if self._described_pools is None or self._described_pools[0] is not kv_cache:
             blocks, heads, page, width = kv_cache.shape
             halves = kv_cache.view(self.kv_dtype).view(blocks, heads, 2, page, width // 2)
-            k, v = (describe("kv_cache", halves[:, :, i].transpose(1, 2)) for i in (0, 1))
+            k, v = (describe("kv_cache", x.transpose(1, 2)) for x in halves.unbind(2))
             self._described_pools = kv_cache, k, v
         return self._described_pools[1:]
 
