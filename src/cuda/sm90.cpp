@@ -20,8 +20,7 @@ constexpr int kFewRows = 16;  // which wgmma would waste three quarters of its w
 bool is_few(const RowClass& c) { return c.tile.rows == kFewRows; }
 
 Sm90Tile tile_of(const Problem& p, const Device& device, int rows) {
-  const bool dense = !is_masked(p) && p.layout != Layout::paged;
-  return sm90_tile(rows, sm90_dims(p), dense, device.shared_per_block);
+  return sm90_tile(rows, sm90_dims(p), device.shared_per_block);
 }
 
 std::vector<RowClass> classes_of(const Problem& p, const Device& device) {
@@ -106,7 +105,9 @@ class Sm90 final : public StreamKernel {
 
   void launch(const StreamCall& call) const override {
     const Arguments& a = call.arguments;
-    Sm90Params params{tiled_params(call), {}, {}, 0, 0, is_whole(a.k) && is_whole(a.v) ? 1 : 0};
+    Sm90Params params{};
+    static_cast<TiledParams&>(params) = tiled_params(call);
+    params.kv_whole = is_whole(a.k) && is_whole(a.v) ? 1 : 0;
     params.folded =
         call.problem.layout == Layout::paged && has_folded_boxes(a.k) && has_folded_boxes(a.v) ? 1
                                                                                                : 0;
@@ -116,6 +117,7 @@ class Sm90 final : public StreamKernel {
         PortableParams few = portable_params(call);
         launches_[i].launch(call, few, &few, 1);
       } else {
+        if (params.q_whole && !params.q.exist) params.q = query_boxes(a.q, call.problem.group());
         set_boxes(params, call, classes_[i].tile.keys);
         launches_[i].launch(call, params, &params, 1);
       }

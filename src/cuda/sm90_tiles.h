@@ -42,13 +42,11 @@ constexpr int sm90_shared_bytes(const Sm90Tile& tile, const HeadDims& dims) {
 inline constexpr int kMostRows = 192;  ///< of a tile
 
 /// Of 64 rows, or of as many as registers have room for: a warp's O and S take (dv + keys) / 2
-/// registers of each of its lanes, of 160 with three warpgroups and of 232 with two. `dense`: every
-/// row sees every key, and no pages have to be found.
-constexpr Sm90Tile sm90_tile(int rows, const HeadDims& dims, bool dense, int shared_limit) {
+/// registers of each of its lanes, of 160 with three warpgroups and of 232 with two.
+constexpr Sm90Tile sm90_tile(int rows, const HeadDims& dims, int shared_limit) {
   const int widest = std::max(dims.d, dims.dv);
   Sm90Tile tile{{kMostRows, 12, 80}, 4};
   if (widest == 64) tile.shape.keys = 128;
-  if (widest > 64 && widest <= 128 && dense) tile.shape = {128, 8, 176};
   if (widest > 128) tile.shape = {128, 8, 80};
   if (rows <= 64) tile = {{64, 4, 64}, 2};
   while (tile.stages > 2 && sm90_shared_bytes(tile, dims) > shared_limit) --tile.stages;

@@ -14,9 +14,22 @@ constexpr int kSlab = 64;                                             // columns
 constexpr int kTogether = 8;                                          // rows of a slab
 constexpr int kRowBytes = 128;                                        // of a slab
 
-std::int64_t stride_bytes(const KvView& view, int axis) {
+constexpr std::int64_t kRowsOfGroup = 64;  // of Q, a warpgroup's
+
+template <int Rank>
+std::int64_t stride_bytes(const TensorView<Rank>& view, int axis) {
   return view.shape[axis] <= 1 ? 16
                                : view.stride[axis] * static_cast<std::int64_t>(size_of(view.dtype));
+}
+
+template <int Rank>
+bool is_addressed(const TensorView<Rank>& view) {
+  bool fits = is_whole(view);
+  for (int axis = 0; axis + 1 < Rank; ++axis) {
+    fits = fits && stride_bytes(view, axis) > 0 && stride_bytes(view, axis) <= kLongestStride &&
+           view.shape[axis] <= std::numeric_limits<std::int32_t>::max();
+  }
+  return fits;
 }
 
 /// Whether a head begins where the slabs of the one before end.
@@ -40,7 +53,7 @@ struct Axis {
 
 /// Of elements of 16 bits, and axes around them.
 template <std::size_t Rank>
-TensorMap encode(const KvView& view, int columns, const std::array<Axis, Rank>& axes) {
+TensorMap encode(void* data, int columns, const std::array<Axis, Rank>& axes) {
   std::array<std::uint64_t, Rank + 1> shape{static_cast<std::uint64_t>(columns)};
   std::array<std::uint64_t, Rank> strides{};
   std::array<std::uint32_t, Rank + 1> box{kSlab};
@@ -53,23 +66,16 @@ TensorMap encode(const KvView& view, int columns, const std::array<Axis, Rank>& 
   }
   TensorMap map;
   // Without promotion in L2, which would fetch the other columns of a row of 256 bytes.
-  check(driver().encode_tensor_map(&map, TensorMapType::uint16, Rank + 1, view.data, shape.data(),
+  check(driver().encode_tensor_map(&map, TensorMapType::uint16, Rank + 1, data, shape.data(),
                                    strides.data(), box.data(), steps.data(), 0,
                                    TensorMapSwizzle::bytes_128, 0, 0),
-        "cuTensorMapEncodeTiled", "for boxes of ", axes[0].box, " tokens");
+        "cuTensorMapEncodeTiled", "for boxes of ", axes[0].box, " rows");
   return map;
 }
 
 }  // namespace
 
-bool has_boxes(const KvView& view) {
-  bool fits = is_whole(view);
-  for (int axis = 0; axis < 3; ++axis) {
-    fits = fits && stride_bytes(view, axis) > 0 && stride_bytes(view, axis) <= kLongestStride &&
-           view.shape[axis] <= std::numeric_limits<std::int32_t>::max();
-  }
-  return fits;
-}
+bool has_boxes(const KvView& view) { return is_addressed(view); }
 
 bool has_folded_boxes(const KvView& view) {
   const std::int64_t heads = heads_of_page(view);
@@ -80,7 +86,7 @@ bool has_folded_boxes(const KvView& view) {
 
 BoxedView boxed_view(const KvView& view, int rows, bool folded) {
   if (!folded) {
-    return {.map = encode<3>(view, static_cast<int>(view.shape[3]),
+    return {.map = encode<3>(view.data, static_cast<int>(view.shape[3]),
                              {{{view.shape[1], stride_bytes(view, 1), rows},
                                {view.shape[2], stride_bytes(view, 2), 1},
                                {view.shape[0], stride_bytes(view, 0), 1}}}),
@@ -93,7 +99,7 @@ BoxedView boxed_view(const KvView& view, int rows, bool folded) {
   const std::int64_t page_heads = by_slabs ? 1 : heads_of_page(view);
   const Axis pages{view.shape[0] * page_heads, stride_bytes(view, by_slabs ? 0 : 2), 1};
   return {
-      encode<4>(view, kSlab,
+      encode<4>(view.data, kSlab,
                 {{{kTogether, stride_bytes(view, 1), kTogether},
                   {slabs * (by_slabs ? view.shape[2] : 1), kRowBytes, slabs},
                   {view.shape[1] / kTogether, kTogether * stride_bytes(view, 1), rows / kTogether},
@@ -101,6 +107,13 @@ BoxedView boxed_view(const KvView& view, int rows, bool folded) {
       {kTogether * kRowBytes, slabs * kTogether * kRowBytes},
       by_slabs ? slabs : 0,
       static_cast<std::int32_t>(page_heads)};
+}
+
+QueryBoxes query_boxes(const TensorView<3>& view, std::int64_t group) {
+  if (!is_addressed(view) || kRowsOfGroup % group != 0) return {};
+  const Axis heads{view.shape[1], stride_bytes(view, 1), static_cast<int>(group)};
+  const Axis tokens{view.shape[0], stride_bytes(view, 0), static_cast<int>(kRowsOfGroup / group)};
+  return {encode<2>(view.data, static_cast<int>(view.shape[2]), {{heads, tokens}}), 1};
 }
 
 TileSteps steps_of_slabs(int keys) { return {keys * kRowBytes, kTogether * kRowBytes}; }

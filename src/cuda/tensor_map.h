@@ -16,6 +16,10 @@ bool has_folded_boxes(const KvView& view);
 /// folded. Throws Error(device_error).
 BoxedView boxed_view(const KvView& view, int rows, bool folded);
 
+/// Q, of 16-bit elements, if it can address it and a group of heads divides a warpgroup's rows.
+/// Throws Error(device_error).
+QueryBoxes query_boxes(const TensorView<3>& view, std::int64_t group);
+
 /// Of tiles of so many keys whose slabs follow one another, as boxes that are not folded and rows
 /// make them.
 TileSteps steps_of_slabs(int keys);

@@ -18,12 +18,10 @@ TEST(Sm90Tiles, FitWithTwoStagesOrMore) {
   for (std::int64_t d = 1; d <= kSm90Widest; ++d) {
     for (const std::int64_t dv : {std::int64_t{1}, d, kSm90Widest}) {
       for (const int rows : {64, kMostRows}) {
-        for (const bool dense : {false, true}) {
-          const HeadDims dims = dims_of(d, dv);
-          const Sm90Tile tile = sm90_tile(rows, dims, dense, kLimit);
-          ASSERT_GE(tile.stages, 2) << "d=" << d << " dv=" << dv;
-          ASSERT_LE(sm90_shared_bytes(tile, dims), kLimit) << "d=" << d << " dv=" << dv;
-        }
+        const HeadDims dims = dims_of(d, dv);
+        const Sm90Tile tile = sm90_tile(rows, dims, kLimit);
+        ASSERT_GE(tile.stages, 2) << "d=" << d << " dv=" << dv;
+        ASSERT_LE(sm90_shared_bytes(tile, dims), kLimit) << "d=" << d << " dv=" << dv;
       }
     }
   }
@@ -31,19 +29,17 @@ TEST(Sm90Tiles, FitWithTwoStagesOrMore) {
 
 TEST(Sm90Tiles, SumsLeaveRoomInRegisters) {
   for (std::int64_t d = 1; d <= kSm90Widest; ++d) {
-    for (const bool dense : {false, true}) {
-      const HeadDims dims = dims_of(d, d);
-      const TileShape tile = sm90_tile(kMostRows, dims, dense, kLimit).shape;
-      // O and S as floats, and the weights in halves.
-      const int sums = dims.dv / 2 + tile.keys / 2 + tile.keys / 4;
-      ASSERT_LE(sums, (tile.warps == 12 ? 160 : 232) - 20) << "d=" << d;
-    }
+    const HeadDims dims = dims_of(d, d);
+    const TileShape tile = sm90_tile(kMostRows, dims, kLimit).shape;
+    // O and S as floats, and the weights in halves.
+    const int sums = dims.dv / 2 + tile.keys / 2 + tile.keys / 4;
+    ASSERT_LE(sums, (tile.warps == 12 ? 160 : 232) - 20) << "d=" << d;
   }
 }
 
 TEST(Sm90Tiles, TwoBlocksOfFewRowsOnAMultiprocessor) {
   const HeadDims dims = dims_of(128, 128);
-  EXPECT_LE(2 * (sm90_shared_bytes(sm90_tile(64, dims, false, kLimit), dims) + 1024), 228 * 1024);
+  EXPECT_LE(2 * (sm90_shared_bytes(sm90_tile(64, dims, kLimit), dims) + 1024), 228 * 1024);
 }
 
 }  // namespace

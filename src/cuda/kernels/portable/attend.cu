@@ -70,8 +70,7 @@ struct Walk {
  private:
   __device__ void score(Scores& scores, int32_t first, int stage) const {
     multiply_keys(scores, queries, query_address(shared), shared.k[stage]);
-    if constexpr (kCapped) cap_scores(scores, shared.rows.logit);
-    if (shared.rows.logit.alibi) add_alibi(scores, p, shared.rows, first);
+    shape_scores(scores, p, shared.rows, first);
   }
 
   __device__ void weigh(Scores& scores, Weights& weights) {

@@ -32,4 +32,16 @@ __device__ inline unsigned multiply_bf16x2(unsigned a, unsigned b) {
   return product;
 }
 
+/// Of two numbers each: the larger magnitude, with any sign; NaN if one is NaN. Since sm_86.
+template <Half Kind>
+__device__ inline unsigned largest_magnitudes(unsigned a, unsigned b) {
+  unsigned largest;
+  if constexpr (Kind == Half::bf16) {
+    asm("max.NaN.xorsign.abs.bf16x2 %0, %1, %2;" : "=r"(largest) : "r"(a), "r"(b));
+  } else {
+    asm("max.NaN.xorsign.abs.f16x2 %0, %1, %2;" : "=r"(largest) : "r"(a), "r"(b));
+  }
+  return largest;
+}
+
 }  // namespace octavo::cuda

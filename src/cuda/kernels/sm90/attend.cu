@@ -2,13 +2,13 @@
 //
 // A thread block takes one item after another: a tile of rows (query tokens times the heads of a
 // GQA group) of one request and KV head, and a split of its keys. Its warpgroups have 64 rows each;
-// four warps more find items, load tiles of K and V into rings, and inspect tiles of V at a mask's
-// edge:
+// four warps more find items, load Q, and tiles of K and V into rings, and inspect tiles of V at a
+// mask's edge:
 //
-//   schedule  items 0 1 2 ...            item_full ->              item_empty ->
-//   K         loads 0 1 2 3 ...          k_full  ->  S = Q . K^T   k_empty ->
-//   V         loads 0 1 2 3 ...          v_full  ->  O += P . V    v_empty ->
-//   inspect   edges                      v_clean ->
+//   schedule    items 0 1 2 ...          item_full ->              item_empty ->
+//   K           loads 0 1 2 3 ...        k_full  ->  S = Q . K^T   k_empty ->
+//   V           loads 0 1 2 3 ...        v_full  ->  O += P . V    v_empty ->
+//   Q, inspect  each item's, edges       q_full, v_clean ->        q_empty ->
 //
 // In a warpgroup the products of one tile run while it computes the softmax of another:
 //
@@ -40,30 +40,18 @@ class Walk {
 
   __device__ void run() {
     if (group_ == kWarpgroups - 1) end_turn();
-    bool started = false;
     for (int n = 0;; ++n) {
       const Item& item = take_item(shared_, n);
       if (!item.exists) return;
-      if (!started) started = start(item);
-      if (!started) store_queries(p_, item, shared_);
-      wait_for_copies<0>();
-      fence_async_proxy();
-      sync_threads(kFirstGroup + group_, kGroupThreads);
-      started = attend(item, n);
+      wait(shared_.q_full, n % 2);
+      if (!are_loaded(p_, item)) store_queries(p_, item, shared_);
+      attend(item);
+      release_item(shared_, n);
     }
   }
 
  private:
-  /// Lets an item's queries come, if they can come so.
-  __device__ bool start(const Item& item) const {
-    if (!can_start_queries(p_, item)) return false;
-    start_queries(p_, item, shared_);
-    commit_copies();
-    return true;
-  }
-
-  /// Whether queries of the item after it are on their way.
-  __device__ bool attend(const Item& item, int n) {
+  __device__ void attend(const Item& item) {
     Softmax softmax;
     Sums sums;
 #pragma unroll
@@ -77,17 +65,17 @@ class Walk {
     if (seen.begin < seen.end) {
       Weights weights;
       pass_keys(item, seen, softmax, sums, weights);
+      release(shared_.q_empty);
       add_values(weights, seen.end - 1, sums);
       wait_for_products<0>();
       pin_all(sums);
       release(shared_.v_empty, seen.end - 1);
       i = seen.end;
+    } else {
+      release(shared_.q_empty);
     }
     for (; i < item.end; ++i) skip(item, i, sums);
-    const bool started = start_next(n);
     finish(item, softmax, sums);
-    release_item(shared_, n);
-    return started;
   }
 
   /// Tiles of keys that some of the warpgroup's rows see.
@@ -99,13 +87,6 @@ class Walk {
     const int32_t begin = max(first / kKeys, item.begin);
     const int32_t end = min(ceil_div(max(last - item.origin, 0), kKeys), item.end);
     return {uniform(begin), uniform(last > seen[0].some.begin ? end : begin)};
-  }
-
-  /// After the item's last product and tile: the next is only found when those are under way.
-  __device__ bool start_next(int n) const {
-    sync_threads(kFirstGroup + group_, kGroupThreads);
-    const Item& next = take_item(shared_, n + 1);
-    return next.exists && start(next);
   }
 
   /// All but the last product.
@@ -185,12 +166,9 @@ class Walk {
     commit_products();
   }
 
-  /// From products to logits, or what the softmax's factor makes logits.
   __device__ void prepare(Scores& scores, const Item& item, int32_t i) const {
-    const Rows& rows = item.rows;
-    if constexpr (kCapped) cap_scores(scores, rows.logit);
-    if (rows.logit.alibi) add_alibi(scores, p_, rows, item.first_of(i));
-    if (!item.is_plain(i)) hide(scores, p_, rows, item.first_of(i));
+    shape_scores(scores, p_, item.rows, item.first_of(i));
+    if (!item.is_plain(i)) hide(scores, p_, item.rows, item.first_of(i));
   }
 
   __device__ Rescale weigh(Scores& scores, const Item& item, Softmax& softmax) const {
@@ -207,9 +185,12 @@ class Walk {
     if (!item.is_plain(i)) settle_specials(p_, shared_, item, i, inspected_++, sums);
   }
 
-  __device__ void release(Barrier (&empty)[kStages], int32_t i) const {
+  __device__ void release(Barrier& empty) const {
     __syncwarp();
-    if (lane_of_warp() == 0) arrive(empty[Turn<>(i).stage]);
+    if (lane_of_warp() == 0) arrive(empty);
+  }
+  __device__ void release(Barrier (&empty)[kStages], int32_t i) const {
+    release(empty[Turn<>(i).stage]);
   }
 
   /// A tile that none of the warpgroup's rows sees.
@@ -255,6 +236,8 @@ __device__ void init_barriers(const Sm90Params& p, Shared& shared) {
     init_barrier(shared.item_empty[place], kWarps + kLoaders - 1);
   }
   init_barrier(shared.item_late, 1);
+  init_barrier(shared.q_full, kWarp);
+  init_barrier(shared.q_empty, kWarps);
   fence_barriers();
 }
 
@@ -271,7 +254,7 @@ __device__ void load(const Sm90Params& p, Shared& shared, int described) {
           p, shared,
           {a.v, p.v, a.dv, kValueSlabs, shared.v[0], shared.v_full, shared.v_empty, nullptr});
     case 2:
-      return inspect_values(shared, p.v.steps);
+      return load_and_inspect(p, shared);
     default:
       return schedule(p, shared, described);
   }

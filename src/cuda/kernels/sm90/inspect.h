@@ -2,7 +2,8 @@
 // garbage is not 0, and infinite and NaN values that only some rows see are found.
 #pragma once
 
-#include "ptx/math.h"
+#include "ptx/packed.h"
+#include "sm90/queries.h"
 #include "sm90/shared.h"
 #include "tiled/mask.h"
 
@@ -25,22 +26,29 @@ __device__ inline void clear_rows(unsigned char* values, const TileSteps& steps,
   }
 }
 
-/// By a warp: see carries_of.
-__device__ inline unsigned carries_of_tile(const unsigned char* values) {
-  unsigned carries = 0;
+/// By a warp: whether a tile of V has infinite or NaN values.
+__device__ inline bool has_specials(const unsigned char* values) {
+  uint4 largest{0, 0, 0, 0};
 #pragma unroll 8
   for (int at = lane_of_warp(); at < kTileChunks; at += kWarp) {
-    carries |= carries_of(reinterpret_cast<const uint4*>(values)[at]);
+    const uint4 words = reinterpret_cast<const uint4*>(values)[at];
+    largest = {largest_magnitudes<kHalf>(largest.x, words.x),
+               largest_magnitudes<kHalf>(largest.y, words.y),
+               largest_magnitudes<kHalf>(largest.z, words.z),
+               largest_magnitudes<kHalf>(largest.w, words.w)};
   }
-  return carries;
+  return __any_sync(kAllLanes, (carries_of(largest) & kSigns) != 0);
 }
 
-/// By a warp, of every item.
-__device__ inline void inspect_values(Shared& shared, const TileSteps& steps) {
+/// By a warp, of every item: its Q by boxes, and then its tiles of V inspected.
+__device__ inline void load_and_inspect(const Sm90Params& p, Shared& shared) {
+  const TileSteps& steps = p.v.steps;
   int inspected = 0;
   for (int n = 0;; ++n) {
     const Item& item = take_item(shared, n);
     if (!item.exists) return;
+    if (n > 0) wait(shared.q_empty, (n - 1) % 2);
+    load_query_tile(p, item, shared);
     for (int32_t i = item.begin; i < item.end; ++i) {
       const Turn<> turn(i);
       wait(shared.v_full[turn.stage], turn.parity);
@@ -54,8 +62,7 @@ __device__ inline void inspect_values(Shared& shared, const TileSteps& steps) {
       clear_rows(values, steps, 0, item.keys.begin - first);
       clear_rows(values, steps, item.keys.end - first, kKeys);
       __syncwarp();
-      const unsigned carries = kMasked ? carries_of_tile(values) : 0;
-      const bool special = __any_sync(kAllLanes, (carries & kSigns) != 0);
+      const bool special = kMasked && has_specials(values);
       fence_async_proxy();
       const Turn<> clean(inspected++);
       shared.v_special[clean.stage] = special;

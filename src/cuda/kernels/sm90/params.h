@@ -25,7 +25,14 @@ struct BoxedView {
   int32_t page_heads;
 };
 
+/// Q [tokens, hq, d] in boxes of 64 columns of a warpgroup's rows: tokens with a group's heads.
+struct QueryBoxes {
+  TensorMap map;
+  int32_t exist;  ///< 0: such boxes do not fit
+};
+
 struct Sm90Params : TiledParams {
+  QueryBoxes q;
   BoxedView k;
   BoxedView v;
   int32_t box_rows;  ///< of a page, and a divisor of a tile's keys; 0: no boxes, but copies of rows

@@ -44,6 +44,8 @@ struct Shared {
   Barrier item_full[kItems];
   Barrier item_empty[kItems];
   Barrier item_late;
+  Barrier q_full;   ///< of items, in their order, as q_empty
+  Barrier q_empty;  ///< of rows whose last scores are there
   Barrier k_full[kStages];
   Barrier k_empty[kStages];
   Barrier v_full[kStages];

@@ -10,7 +10,7 @@ namespace octavo::cuda {
 /// From q . k to a logit in units of log2: factors for a KV head.
 struct LogitScale {
   float scale;      ///< what still multiplies the scores when they reach the softmax; above 0
-  float cap;        ///< log2(e) times the cap
+  float cap;        ///< log2(e) times the cap; 0: none
   float cap_scale;  ///< cap * tanh(x * factor / cap) takes 2^(x * cap_scale)
   bool alibi;
   float alibi_scale;  ///< of scores, before ALiBi's term is added
@@ -23,10 +23,11 @@ struct LogitScale {
     alibi = p.alibi_slopes != nullptr;
     cap = p.cap * kLog2E;
     cap_scale = 2 * kLog2E * fabsf(factor) / p.cap;
+    const bool capped = p.cap != 0;
     // Not 0: hidden keys' scores of -infinity would become NaN.
     const float scaled = fmaxf(fabsf(factor) * kLog2E, 0x1p-126f);
-    alibi_scale = kCapped ? 1.0f : scaled;
-    scale = kCapped || alibi ? 1.0f : scaled;
+    alibi_scale = capped ? 1.0f : scaled;
+    scale = capped || alibi ? 1.0f : scaled;
   }
 };
 

@@ -49,6 +49,14 @@ __device__ inline void add_alibi(Scores& scores, const TiledParams& p, const Row
   }
 }
 
+/// From products to logits, or what the softmax's factor makes logits.
+__device__ inline void shape_scores(Scores& scores, const TiledParams& p, const Rows& rows,
+                                    int32_t first) {
+  if constexpr (!kCapOrAlibi) return;
+  if (rows.logit.cap != 0) cap_scores(scores, rows.logit);
+  if (rows.logit.alibi) add_alibi(scores, p, rows, first);
+}
+
 /// Hides what the mask's bits hide from a row. `bits`: of the tile's first key.
 __device__ inline void hide_by_bits(float (&scores)[kKeyTiles][4], int half, const uint8_t* bits,
                                     int32_t left) {

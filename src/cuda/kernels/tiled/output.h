@@ -119,6 +119,10 @@ __device__ inline void write_half_row(const TiledParams& p, const Slice& slice, 
   }
 }
 
+// Results are most often of the type that is multiplied; where K and V are fp8, of either.
+inline constexpr Half kOtherHalf = kHalf == Half::bf16 ? Half::f16 : Half::bf16;
+__device__ constexpr Type type_of(Half half) { return half == Half::bf16 ? Type::bf16 : Type::f16; }
+
 /// A row of this lane's fragments as any type. Through memory, to take few registers.
 __device__ inline void write_row(const TiledParams& p, const Slice& slice, int64_t row_offset,
                                  const float (&sums)[kValueTiles][4], int half, float factor) {
@@ -133,28 +137,46 @@ __device__ inline void write_row(const TiledParams& p, const Slice& slice, int64
   }
 }
 
+/// What a row's sums are multiplied by, and where it begins in out, in elements.
+struct RowEnd {
+  float factor;
+  int64_t offset;
+};
+
+/// Of the rows that four neighbouring lanes have, the one whose number is this lane's among them.
+__device__ inline RowEnd end_row(const TiledParams& p, const RowTile& tile, int32_t kv_head,
+                                 const Softmax& softmax, bool write_lse) {
+  const int mine = lane_of_warp() % (2 * kBlocks);
+  RowState state{};
+#pragma unroll
+  for (int r = 0; r < 2 * kBlocks; ++r) {
+    const float sum = softmax.row_sum(r / 2, r % 2);
+    if (r == mine) state = {softmax.reference[r / 2][r % 2], sum};
+  }
+  const int row = row_of(mine / 2, mine % 2);
+  if (row >= tile.rows) return {0, 0};
+  const RowHead at(p, tile, kv_head, row);
+  const float factor = finish_row(p.attention, at, state, value_factor(p.attention, kv_head),
+                                  write_lse && lane_of_warp() % 4 == mine);
+  return {factor, at.out_offset(p.attention)};
+}
+
 __device__ inline void write_result(const TiledParams& p, const RowTile& tile, int32_t kv_head,
                                     const Softmax& softmax, const Sums& sums, const Slice& slice) {
-  const float value = value_factor(p.attention, kv_head);
+  static_assert(2 * kBlocks <= 4);
   const Type type{p.out_type};
+  const RowEnd own = end_row(p, tile, kv_head, softmax, slice.is_first());
 #pragma unroll
   for (int r = 0; r < 2 * kBlocks; ++r) {
     const float(&row_sums)[kValueTiles][4] = sums[r / 2];
-    const RowState state{softmax.reference[r / 2][r % 2], softmax.row_sum(r / 2, r % 2)};
-    const int row = row_of(r / 2, r % 2);
-    const bool exists = row < tile.rows;
-    float factor = 0;
-    int64_t offset = 0;
-    if (exists) {
-      const RowHead at(p, tile, kv_head, row);
-      const bool write_lse = slice.is_first() && lane_of_warp() % 4 == 0;
-      factor = finish_row(p.attention, at, state, value, write_lse);
-      offset = at.out_offset(p.attention);
-    }
-    if (type == Type::bf16) {
-      write_half_row<Half::bf16>(p, slice, exists, offset, row_sums, r % 2, factor);
-    } else if (type == Type::f16) {
-      write_half_row<Half::f16>(p, slice, exists, offset, row_sums, r % 2, factor);
+    const bool exists = row_of(r / 2, r % 2) < tile.rows;
+    const int owner = lane_of_warp() / 4 * 4 + r;
+    const float factor = __shfl_sync(kAllLanes, own.factor, owner);
+    const int64_t offset = __shfl_sync(kAllLanes, own.offset, owner);
+    if (type == type_of(kHalf)) {
+      write_half_row<kHalf>(p, slice, exists, offset, row_sums, r % 2, factor);
+    } else if (kKvBytes == 1 && type == type_of(kOtherHalf)) {
+      write_half_row<kOtherHalf>(p, slice, exists, offset, row_sums, r % 2, factor);
     } else if (exists) {
       write_row(p, slice, offset, row_sums, r % 2, factor);
     }
