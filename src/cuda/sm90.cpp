@@ -68,6 +68,7 @@ Variant variant_of(const Problem& p, const Device& device, const RowClass& c) {
                   true};
   variant.definitions.emplace_back("OCTAVO_STAGES",
                                    std::to_string(tile_of(p, device, c.tile.rows).stages));
+  variant.definitions.emplace_back("OCTAVO_WHOLE_GROUPS", has_whole_groups(p.group()) ? "1" : "0");
   return variant;
 }
 
@@ -117,7 +118,9 @@ class Sm90 final : public StreamKernel {
         PortableParams few = portable_params(call);
         launches_[i].launch(call, few, &few, 1);
       } else {
-        if (params.q_whole && !params.q.exist) params.q = query_boxes(a.q, call.problem.group());
+        if (params.q_whole != 0 && params.q.exist == 0) {
+          params.q = query_boxes(a.q, call.problem.group());
+        }
         set_boxes(params, call, classes_[i].tile.keys);
         launches_[i].launch(call, params, &params, 1);
       }

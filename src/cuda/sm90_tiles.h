@@ -40,6 +40,10 @@ constexpr int sm90_shared_bytes(const Sm90Tile& tile, const HeadDims& dims) {
 }
 
 inline constexpr int kMostRows = 192;  ///< of a tile
+inline constexpr int kRowsOfWarpgroup = 64;
+
+/// Whether a warpgroup's rows are whole query tokens, which boxes of Q can bring.
+constexpr bool has_whole_groups(std::int64_t group) { return kRowsOfWarpgroup % group == 0; }
 
 /// Of 64 rows, or of as many as registers have room for: a warp's O and S take (dv + keys) / 2
 /// registers of each of its lanes, of 160 with three warpgroups and of 232 with two.

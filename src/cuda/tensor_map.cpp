@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "cuda/driver.h"
+#include "cuda/sm90_tiles.h"
 #include "cuda/tiled.h"
 
 namespace octavo::cuda {
@@ -13,8 +14,6 @@ constexpr std::int64_t kLongestStride = (std::int64_t{1} << 40) - 1;  // bytes
 constexpr int kSlab = 64;                                             // columns
 constexpr int kTogether = 8;                                          // rows of a slab
 constexpr int kRowBytes = 128;                                        // of a slab
-
-constexpr std::int64_t kRowsOfGroup = 64;  // of Q, a warpgroup's
 
 template <int Rank>
 std::int64_t stride_bytes(const TensorView<Rank>& view, int axis) {
@@ -110,9 +109,10 @@ BoxedView boxed_view(const KvView& view, int rows, bool folded) {
 }
 
 QueryBoxes query_boxes(const TensorView<3>& view, std::int64_t group) {
-  if (!is_addressed(view) || kRowsOfGroup % group != 0) return {};
+  if (!is_addressed(view) || !has_whole_groups(group)) return {};
   const Axis heads{view.shape[1], stride_bytes(view, 1), static_cast<int>(group)};
-  const Axis tokens{view.shape[0], stride_bytes(view, 0), static_cast<int>(kRowsOfGroup / group)};
+  const Axis tokens{view.shape[0], stride_bytes(view, 0),
+                    static_cast<int>(kRowsOfWarpgroup / group)};
   return {encode<2>(view.data, static_cast<int>(view.shape[2]), {{heads, tokens}}), 1};
 }
 

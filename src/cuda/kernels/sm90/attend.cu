@@ -40,18 +40,32 @@ class Walk {
 
   __device__ void run() {
     if (group_ == kWarpgroups - 1) end_turn();
+    bool started = false;
     for (int n = 0;; ++n) {
       const Item& item = take_item(shared_, n);
       if (!item.exists) return;
-      wait(shared_.q_full, n % 2);
-      if (!are_loaded(p_, item)) store_queries(p_, item, shared_);
-      attend(item);
-      release_item(shared_, n);
+      wait_for_queries(item, n, started);
+      started = attend(item, n);
     }
   }
 
  private:
-  __device__ void attend(const Item& item) {
+  /// `started`: they are on their way by copies.
+  __device__ void wait_for_queries(const Item& item, int n, bool started) const {
+    if constexpr (kWholeGroups) {
+      wait(shared_.q_full, n % 2);
+      if (are_boxed(p_, item)) return;
+      store_queries(p_, item, shared_);
+    } else if (!started && !start_queries(p_, item, shared_)) {
+      store_queries(p_, item, shared_);
+    }
+    wait_for_copies<0>();
+    fence_async_proxy();
+    sync_threads(kFirstGroup + group_, kGroupThreads);
+  }
+
+  /// Whether queries of the item after it are on their way by copies.
+  __device__ bool attend(const Item& item, int n) {
     Softmax softmax;
     Sums sums;
 #pragma unroll
@@ -75,7 +89,17 @@ class Walk {
       release(shared_.q_empty);
     }
     for (; i < item.end; ++i) skip(item, i, sums);
+    const bool started = !kWholeGroups && start_next(n);
     finish(item, softmax, sums);
+    release_item(shared_, n);
+    return started;
+  }
+
+  /// After the item's last tile: the next is only found when the last tiles are under way.
+  __device__ bool start_next(int n) const {
+    sync_threads(kFirstGroup + group_, kGroupThreads);
+    const Item& next = take_item(shared_, n + 1);
+    return next.exists && start_queries(p_, next, shared_);
   }
 
   /// Tiles of keys that some of the warpgroup's rows see.
@@ -236,7 +260,7 @@ __device__ void init_barriers(const Sm90Params& p, Shared& shared) {
     init_barrier(shared.item_empty[place], kWarps + kLoaders - 1);
   }
   init_barrier(shared.item_late, 1);
-  init_barrier(shared.q_full, kWarp);
+  init_barrier(shared.q_full, 1);
   init_barrier(shared.q_empty, kWarps);
   fence_barriers();
 }

@@ -47,8 +47,10 @@ __device__ inline void load_and_inspect(const Sm90Params& p, Shared& shared) {
   for (int n = 0;; ++n) {
     const Item& item = take_item(shared, n);
     if (!item.exists) return;
-    if (n > 0) wait(shared.q_empty, (n - 1) % 2);
-    load_query_tile(p, item, shared);
+    if constexpr (kWholeGroups) {
+      if (n > 0) wait(shared.q_empty, (n - 1) % 2);
+      load_queries(p, item, shared);
+    }
     for (int32_t i = item.begin; i < item.end; ++i) {
       const Turn<> turn(i);
       wait(shared.v_full[turn.stage], turn.parity);

@@ -1,5 +1,6 @@
-// A tile of Q into shared memory, as the type that is multiplied: by a warp, in boxes or copies
-// that come while the rows' threads do something else; or by these.
+// A tile of Q into shared memory, as the type that is multiplied: by boxes, which a loading warp
+// asks for; or by the threads that have the rows, in copies that come while they do something else,
+// or element by element.
 #pragma once
 
 #include "ptx/cp_async.h"
@@ -10,21 +11,21 @@
 
 namespace octavo::cuda {
 
-/// Whether load_query_tile brings an item's; else store_queries does.
-__device__ inline bool are_loaded(const Sm90Params& p, const Item& item) {
+/// Whether a tile can be taken as it is.
+__device__ inline bool are_whole(const Sm90Params& p, const Item& item) {
   return p.q_whole && p.attention.d % 8 == 0 && !item.rows.logit.negative;
 }
+__device__ inline bool are_boxed(const Sm90Params& p, const Item& item) {
+  return kWholeGroups && p.q.exist && are_whole(p, item);
+}
 
-/// By a warp: a box for each warpgroup that has rows and each slab.
-__device__ inline void load_query_boxes(const Sm90Params& p, const Item& item, Shared& shared) {
+/// By a warp, when nothing reads the item's before any more: a box for each warpgroup that has rows
+/// and each slab.
+__device__ inline void load_queries(const Sm90Params& p, const Item& item, Shared& shared) {
   const RowTile& tile = item.rows.tile;
-  const int groups = ceil_div(tile.rows, kRowsOfGroup);
   const int lane = lane_of_warp();
-  if (lane == 0) {
-    arrive_expecting(shared.q_full, groups * kKeySlabs * kGroupSlabBytes);
-  } else {
-    arrive(shared.q_full);
-  }
+  const int groups = are_boxed(p, item) ? ceil_div(tile.rows, kRowsOfGroup) : 0;
+  if (lane == 0) arrive_expecting(shared.q_full, groups * kKeySlabs * kGroupSlabBytes);
   __syncwarp();
   if (lane >= groups * kKeySlabs) return;
   const int group = lane / kKeySlabs;
@@ -34,65 +35,46 @@ __device__ inline void load_query_boxes(const Sm90Params& p, const Item& item, S
            tile.place.q_begin + token, shared_address(shared.q[group][slab]), shared.q_full);
 }
 
-/// By a warp: rows by copies of 16 bytes, which eight lanes make of a row; zeros for those that do
-/// not exist.
-__device__ inline void load_query_rows(const Sm90Params& p, const Item& item, Shared& shared) {
-  const RowTile& tile = item.rows.tile;
-  const int chunk = lane_of_warp() % 8;
-#pragma unroll 4
-  for (int row = lane_of_warp() / 8; row < kRows; row += 4) {
-    const bool exists = row < tile.rows;
-    const int64_t offset = exists ? query_offset(p, tile, item.rows.kv_head, row) : 0;
-    unsigned char* const to =
-        shared.q[row / kRowsOfGroup][0] + swizzled(row % kRowsOfGroup, chunk * 16);
-#pragma unroll
-    for (int slab = 0; slab < kKeySlabs; ++slab) {
-      const int column = slab * kSlabColumns + chunk * 8;
-      const bool wanted = exists && column < p.attention.d;
-      copy_async_16(
-          shared_address(to + slab * kGroupSlabBytes),
-          static_cast<const unsigned short*>(p.attention.q) + (wanted ? offset + column : 0),
-          wanted ? 16 : 0);
-    }
-  }
-  commit_copies();
-  wait_for_copies<0>();
-  fence_async_proxy();
-  arrive(shared.q_full);
-}
-
-/// By a warp, when nothing reads the item's before any more.
-__device__ inline void load_query_tile(const Sm90Params& p, const Item& item, Shared& shared) {
-  if (!are_loaded(p, item)) {
-    arrive(shared.q_full);
-  } else if (p.q.exist) {
-    load_query_boxes(p, item, shared);
-  } else {
-    load_query_rows(p, item, shared);
-  }
-}
-
-/// By a warpgroup: its rows, of any type and alignment, and with the sign of their factor.
-__device__ inline void store_queries(const Sm90Params& p, const Item& item, Shared& shared) {
+/// Calls take(row, column, to) for each eight columns of the rows of the calling thread's
+/// warpgroup, of which this thread has every kGroupThreads-th: `to` is where they stand.
+template <typename Take>
+__device__ inline void for_queries(Shared& shared, const Take& take) {
   constexpr int kChunks = kD / 8;  // of a row
-  const RowTile& tile = item.rows.tile;
   const int group = static_cast<int>(threadIdx.x) / kGroupThreads;
-  const unsigned flip = item.rows.logit.negative ? 0x80008000u : 0;
 #pragma unroll 1
   for (int at = static_cast<int>(threadIdx.x) % kGroupThreads; at < kRowsOfGroup * kChunks;
        at += kGroupThreads) {
-    const int row = group * kRowsOfGroup + at / kChunks;
     const int byte = at % kChunks * 16;
+    take(group * kRowsOfGroup + at / kChunks, at % kChunks * 8,
+         shared.q[group][byte / kRowBytes] + swizzled(at / kChunks, byte % kRowBytes));
+  }
+}
+
+/// Those of a tile that is whole come until wait_for_copies. False: it is not.
+__device__ inline bool start_queries(const Sm90Params& p, const Item& item, Shared& shared) {
+  if (!are_whole(p, item)) return false;
+  const RowTile& tile = item.rows.tile;
+  for_queries(shared, [&](int row, int column, unsigned char* to) {
+    const bool exists = row < tile.rows && column < p.attention.d;
+    const int64_t at = exists ? query_offset(p, tile, item.rows.kv_head, row) + column : 0;
+    copy_async_16(shared_address(to), static_cast<const unsigned short*>(p.attention.q) + at,
+                  exists ? 16 : 0);
+  });
+  commit_copies();
+  return true;
+}
+
+/// Any, and with the sign of their factor.
+__device__ __noinline__ void store_queries(const Sm90Params& p, const Item& item, Shared& shared) {
+  const RowTile& tile = item.rows.tile;
+  const unsigned flip = item.rows.logit.negative ? 0x80008000u : 0;
+  for_queries(shared, [&](int row, int column, unsigned char* to) {
     uint4 q{0, 0, 0, 0};
     if (row < tile.rows) {
-      q = load_queries(p, query_offset(p, tile, item.rows.kv_head, row), byte / 2);
+      q = load_queries(p, query_offset(p, tile, item.rows.kv_head, row), column);
     }
-    unsigned char* const slab = shared.q[group][byte / kRowBytes];
-    *reinterpret_cast<uint4*>(slab + swizzled(at / kChunks, byte % kRowBytes)) = {
-        q.x ^ flip, q.y ^ flip, q.z ^ flip, q.w ^ flip};
-  }
-  fence_async_proxy();
-  sync_threads(kFirstGroup + group, kGroupThreads);
+    *reinterpret_cast<uint4*>(to) = {q.x ^ flip, q.y ^ flip, q.z ^ flip, q.w ^ flip};
+  });
 }
 
 }  // namespace octavo::cuda

@@ -17,6 +17,7 @@ inline constexpr int kGroupThreads = 128;
 inline constexpr int kLoaders = 4;  // warps: of K, of V, one that inspects V, one that schedules
 inline constexpr int kBlockThreads = kThreads + kLoaders * kWarp;
 inline constexpr int kStages = OCTAVO_STAGES;
+inline constexpr bool kWholeGroups = OCTAVO_WHOLE_GROUPS;  // a warpgroup's rows are whole tokens
 
 inline constexpr int kItems = 2;      // the one under way and the next
 inline constexpr int kLateTiles = 6;  // of an item, at whose loads the next is taken
@@ -44,8 +45,8 @@ struct Shared {
   Barrier item_full[kItems];
   Barrier item_empty[kItems];
   Barrier item_late;
-  Barrier q_full;   ///< of items, in their order, as q_empty
-  Barrier q_empty;  ///< of rows whose last scores are there
+  Barrier q_full;   ///< where Q comes by boxes: of items, in their order
+  Barrier q_empty;  ///< the same, when its last scores are there
   Barrier k_full[kStages];
   Barrier k_empty[kStages];
   Barrier v_full[kStages];
