@@ -158,6 +158,12 @@ void multiply_rows(const Product& p, std::int64_t row, std::int64_t rows, std::i
     if (rows != Rows) return multiply_rows<Words, Rows - 1, Vectors>(p, row, rows, column);
     if (!p.wants(row, rows, column, Vectors * kLanes)) return;
     const auto [begin, end] = p.words(row, rows, Words::kPerWord);
+    if constexpr (Vectors == 2) {
+      const bool first = p.wants(row, rows, column, kLanes);
+      if (!first || !p.wants(row, rows, column + kLanes, kLanes)) {
+        return multiply_block<Words, Rows, 1>(p, row, first ? column : column + kLanes, begin, end);
+      }
+    }
     multiply_block<Words, Rows, Vectors>(p, row, column, begin, end);
   }
 }

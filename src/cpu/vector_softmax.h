@@ -172,39 +172,76 @@ template <typename Words>
   grow(row, largest, sum_lanes(sums));
 }
 
+/// The vectors that hold the first row's visible keys: columns [begin, end).
+struct Seen {
+  std::int64_t begin, end;
+  explicit Seen(const SoftmaxRows& row)
+      : begin(row.spans->begin / kLanes * kLanes),
+        end((row.spans->end + kLanes - 1) / kLanes * kLanes) {}
+};
+
+/// The first row's weights outside of the columns are 0, as far as `multiply` takes them.
+template <typename Words, std::int64_t kDepthStep>
+void clear_unseen(const SoftmaxRows& row, const Seen& seen) {
+  constexpr std::int64_t kKeys = kDepthStep * Words::kPerWord;
+  const std::int64_t whole = (row.columns + kKeys - 1) / kKeys * kKeys;
+  for (std::int64_t j = 0; j < seen.begin; j += kLanes) {
+    store_weights<Words>(row.scores, j, Vector{});
+  }
+  for (std::int64_t j = seen.end; j < whole; j += kLanes) {
+    store_weights<Words>(row.scores, j, Vector{});
+  }
+}
+
+/// The largest scores of the first row, which sees the whole tile.
+template <std::int64_t kTile>
+Vector largest_of_tile(const SoftmaxRows& row) {
+  Vector largest = broadcast(-kInfinity);
+#pragma GCC unroll 8
+  for (std::int64_t j = 0; j < kTile; j += kLanes) {
+    largest = most(load(row.scores + j), largest);  // never NaN
+  }
+  return largest;
+}
+
 /// The first of the rows.
 template <typename Words, std::int64_t kTile, std::int64_t kDepthStep>
 void soften_row(const Scaling& scaling, const SoftmaxRows& row) {
-  float* scores = row.scores;
-  Vector largest_each = broadcast(-kInfinity);
   const bool all = row.sees_all(0);
   if (scaling.plain && all && row.columns == kTile) {
-#pragma GCC unroll 8
-    for (std::int64_t j = 0; j < kTile; j += kLanes) {
-      largest_each = most(load(scores + j), largest_each);  // never NaN
-    }
-    return weigh_row<Words>(row, largest_each, scaling.factor, 0, kTile);
+    return weigh_row<Words>(row, largest_of_tile<kTile>(row), scaling.factor, 0, kTile);
   }
-
-  const std::int64_t begin = row.spans->begin / kLanes * kLanes;
-  const std::int64_t end = (row.spans->end + kLanes - 1) / kLanes * kLanes;
-  for (std::int64_t j = begin; j < end; j += kLanes) {
-    Vector x = load(scores + j);
+  const Seen seen(row);
+  Vector largest_each = broadcast(-kInfinity);
+  for (std::int64_t j = seen.begin; j < seen.end; j += kLanes) {
+    Vector x = load(row.scores + j);
     if (!scaling.plain) x = to_logit(scaling.logit, row, x, j);
     if (!all) x = hide(row, x, j);
-    store(scores + j, x);
-    largest_each = most(x, largest_each);
+    store(row.scores + j, x);
+    largest_each = most(x, largest_each);  // never NaN
   }
-  weigh_row<Words>(row, largest_each, scaling.factor, begin, end);
-  constexpr std::int64_t kKeys = kDepthStep * Words::kPerWord;
-  const std::int64_t whole = (row.columns + kKeys - 1) / kKeys * kKeys;
-  for (std::int64_t j = 0; j < begin; j += kLanes) store_weights<Words>(scores, j, Vector{});
-  for (std::int64_t j = end; j < whole; j += kLanes) store_weights<Words>(scores, j, Vector{});
+  weigh_row<Words>(row, largest_each, scaling.factor, seen.begin, seen.end);
+  clear_unseen<Words, kDepthStep>(row, seen);
 }
 
-/// Softens rows in steps that other work can come between. Four rows that see the whole tile are
-/// taken together, with the bits that each has alone. `kDepthStep`: the words of weights that
-/// `multiply` takes at once.
+/// The largest scores that the first row sees. Hidden ones in the same vectors become -inf.
+inline Vector largest_of_seen(const SoftmaxRows& row) {
+  const Seen seen(row);
+  Vector largest = broadcast(-kInfinity);
+  for (std::int64_t j = seen.begin; j < seen.end; j += kLanes) {
+    Vector x = load(row.scores + j);
+    if (j < row.spans->begin || j + kLanes > row.spans->end) {
+      x = hide(row, x, j);
+      store(row.scores + j, x);
+    }
+    largest = most(x, largest);  // never NaN
+  }
+  return largest;
+}
+
+/// Softens rows in steps that other work can come between. Four rows are taken together where dot
+/// products are scaled no earlier, with the bits that each has alone. `kDepthStep`: the words of
+/// weights that `multiply` takes at once.
 template <typename Words, std::int64_t kTile, std::int64_t kDepthStep>
 class Softener {
  public:
@@ -220,31 +257,38 @@ class Softener {
       four_end_ = row_;
       return;
     }
-    const int i = static_cast<int>(row_ - (four_end_ - 4));
-    const Vector less = broadcast(-largest_[i]);
-    sums_[i] = weigh<Words>(scores(row_), 0, kTile, [&](Vector x) {
-      return exp2_bounded<kPairs<Words>>(fma(x, broadcast(scaling_.factor), less));
-    });
+    weigh_of_four(static_cast<int>(row_ - (four_end_ - 4)));
     if (++row_ == four_end_) end_four();
   }
 
  private:
   float* scores(std::int64_t row) const { return rows_.scores + row * rows_.pitch; }
 
+  [[gnu::always_inline]] void weigh_of_four(int i) {
+    const Vector less = broadcast(-largest_[i]);
+    const auto exponential = [&](Vector x) __attribute__((always_inline)) {
+      return exp2_bounded<kPairs<Words>>(fma(x, broadcast(scaling_.factor), less));
+    };
+    if (whole_) {
+      sums_[i] = weigh<Words>(scores(row_), 0, kTile, exponential);
+      return;
+    }
+    const SoftmaxRows row = rows_.from(row_, 1);
+    const Seen seen(row);
+    sums_[i] = weigh<Words>(row.scores, seen.begin, seen.end, exponential);
+    clear_unseen<Words, kDepthStep>(row, seen);
+  }
+
   /// Whether the next four rows are taken together.
   bool begin_four() {
-    if (!scaling_.plain || rows_.columns != kTile || rows_.rows - row_ < 4) return false;
-    for (std::int64_t r = row_; r < row_ + 4; ++r) {
-      if (!rows_.sees_all(r)) return false;
-    }
+    if (!scaling_.plain || rows_.visible != nullptr || rows_.rows - row_ < 4) return false;
+    whole_ = rows_.columns == kTile;
+    for (std::int64_t r = row_; r < row_ + 4; ++r) whole_ = whole_ && rows_.sees_all(r);
     Vector largest_each[4];
 #pragma GCC unroll 4
     for (int i = 0; i < 4; ++i) {
-      largest_each[i] = broadcast(-kInfinity);
-#pragma GCC unroll 8
-      for (std::int64_t j = 0; j < kTile; j += kLanes) {
-        largest_each[i] = most(load(scores(row_ + i) + j), largest_each[i]);  // never NaN
-      }
+      const SoftmaxRows row = rows_.from(row_ + i, 1);
+      largest_each[i] = whole_ ? largest_of_tile<kTile>(row) : largest_of_seen(row);
     }
     const Four largest = largest_of_four(largest_each) * scaling_.factor;
     before_ = load_vector<Four>(rows_.largest + row_);
@@ -271,9 +315,10 @@ class Softener {
 
   Vector sums_[4];         // of the rows taken together
   Four largest_, before_;  // their new references, and those before
+  bool whole_ = false;     // they see the whole tile
   std::int64_t row_ = 0;
   std::int64_t four_end_ = 0;
-  const SoftmaxRows rows_;
+  const SoftmaxRows& rows_;
   const Scaling scaling_;
 };
 

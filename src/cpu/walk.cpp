@@ -18,6 +18,7 @@
 #include <limits>
 #include <memory>
 #include <new>
+#include <utility>
 
 #include "cpu/kernels.h"
 #include "cpu/schedule.h"
@@ -25,15 +26,20 @@
 namespace octavo {
 namespace {
 
-constexpr std::int64_t kRows = 256;       // most rows of a block
+constexpr std::int64_t kRows = 512;       // most rows of a block
 constexpr std::int64_t kRowsAtOnce = 64;  // from Q to O: their scores stay in the nearest caches
-constexpr std::int64_t kRowsBetweenFetches = 4;
+constexpr std::int64_t kRowsBetweenFetches = 8;
 constexpr std::int64_t kFewestRows = 32;  // fewer would make loading keys as dear as using them
 constexpr std::int64_t kSplit = 512;      // tokens
+constexpr std::int64_t kMostHeads = 32;   // of a block of few rows
 constexpr std::int64_t kFewRows = 8;      // of a request and KV head: packing K and V does not pay
+static_assert(kMostHeads * kFewRows <= kRows);
 constexpr float kNegativeInfinity = -std::numeric_limits<float>::infinity();
 
 std::int64_t split_of(const Problem& p) { return p.split != 0 ? p.split : kSplit; }
+
+/// Most rows of a block: loading keys is shared by more, but Q and O stay in the second cache.
+std::int64_t most_rows(const Problem& p) { return p.d + p.dv <= 128 ? kRows : kRows / 2; }
 
 /// How few rows are scored, if K and V can be taken where they lie.
 auto score_in_place(const Problem& p, const TileMath& math) {
@@ -46,7 +52,7 @@ std::int64_t few_rows(const Problem& p, const TileMath& math) {
 }
 
 Tiling tiling_of(const Problem& p, std::int64_t few_rows, std::int64_t most_heads) {
-  return {few_rows, most_heads, kRows, kFewestRows, split_of(p), padded(p.dv) + 2};
+  return {few_rows, most_heads, most_rows(p), kFewestRows, split_of(p), padded(p.dv) + 2};
 }
 
 /// Running softmax of a block: O [rows, width] and, in units of log2, the largest score of each row
@@ -147,18 +153,17 @@ class Walk {
   void run(std::int64_t split) {
     load_queries();
     const bool whole = split == Item::kAllSplits;
-    if (!whole) {
+    if (whole) {
+      std::swap(part_, total_);
+      attend_split(block_.split_begin);
+      std::swap(part_, total_);
+    } else {
       part_ = partial(split);
       attend_split(split);
       if (block_.missing->fetch_sub(1, std::memory_order_acq_rel) > 1) return;
+      total_ = partial(block_.split_begin);
     }
-    if (whole && block_.split_end - block_.split_begin <= 1) {  // nothing to merge it with
-      part_ = total_;
-      attend_split(block_.split_begin);
-      return write();
-    }
-    total_.clear(block_.rows, width_);
-    for (std::int64_t s = block_.split_begin; s < block_.split_end; ++s) {
+    for (std::int64_t s = block_.split_begin + 1; s < block_.split_end; ++s) {
       if (whole) {
         attend_split(s);
       } else {
@@ -198,27 +203,36 @@ class Walk {
       std::int64_t token = block_.row_begin / group;
       std::int64_t member = block_.row_begin % group;
       for (std::int64_t i = 0; i < rows_of_head(); ++i, ++r) {
-        load_query(r, token, h * group + member);
+        find_query(r, token, h * group + member);
         if (++member == group) {
           member = 0;
           ++token;
         }
       }
     }
+    const auto load = in_place_ ? math_.in_place.load_query : math_.load_query;
+    for (r = 0; r < block_.rows; ++r) {
+      if (r + kAhead < block_.rows) fetch_row(call_.arguments.q, r + kAhead, p_.d);
+      load(p_.q, row_of(call_.arguments.q, r), p_.d, scratch_.q + r * q_pitch_);
+    }
   }
 
-  void load_query(std::int64_t r, std::int64_t token, std::int64_t head) {
+  /// A row's part of Q or of the output.
+  std::byte* row_of(const TensorView<3>& view, std::int64_t r) const {
+    const std::int64_t offset = rows_[r].query * view.stride[0] + rows_[r].head * view.stride[1];
+    return static_cast<std::byte*>(view.data) +
+           offset * static_cast<std::int64_t>(size_of(view.dtype));
+  }
+  void fetch_row(const TensorView<3>& view, std::int64_t r, std::int64_t width) const {
+    fetch(row_of(view, r), width * static_cast<std::int64_t>(size_of(view.dtype)));
+  }
+
+  void find_query(std::int64_t r, std::int64_t token, std::int64_t head) {
     positions_[r] = request_.position(token);
     KeyRange keys = visible_keys(p_.mask, positions_[r], request_.kv_len);
     if (keys.begin >= keys.end) keys = {0, 0};
     slopes_[r] = p_.alibi ? call_.arguments.alibi_slopes[static_cast<std::size_t>(head)] : 0;
     rows_[r] = {request_.q_begin + token, head, keys};
-    const TensorView<3>& view = call_.arguments.q;
-    const std::int64_t offset = rows_[r].query * view.stride[0] + head * view.stride[1];
-    const auto* query = static_cast<const std::byte*>(view.data) +
-                        offset * static_cast<std::int64_t>(size_of(p_.q));
-    const auto load = in_place_ ? math_.in_place.load_query : math_.load_query;
-    load(p_.q, query, p_.d, scratch_.q + r * q_pitch_);
   }
 
   void attend_split(std::int64_t split) {
@@ -233,13 +247,10 @@ class Walk {
 
   void attend_tile(std::int64_t tile, std::int64_t keys) {
     const std::int64_t columns = padded(keys);
-    bool masked = p_.mask.kind == MaskKind::bits || columns != keys;
-    for (std::int64_t r = 0; r < block_.rows; ++r) {
-      const std::int64_t begin = std::clamp<std::int64_t>(rows_[r].keys.begin - tile, 0, keys);
-      const std::int64_t end = std::clamp<std::int64_t>(rows_[r].keys.end - tile, begin, keys);
-      spans_[r] = {static_cast<std::int32_t>(begin), static_cast<std::int32_t>(end)};
-      masked = masked || end - begin != keys;
-    }
+    const bool whole = seen_by_all(tile, keys);
+    if (!whole || whole_spans_ != keys) find_spans(tile, keys);
+    whole_spans_ = whole ? keys : 0;
+    const bool masked = p_.mask.kind == MaskKind::bits || columns != keys || !whole;
     // The rows of one head that see some of the tile stand together.
     std::int64_t first = 0;
     std::int64_t last = block_.rows;
@@ -252,6 +263,22 @@ class Walk {
       attend_in_place(tile, keys, masked);
     } else {
       attend_packed(first, last, tile, keys, masked);
+    }
+  }
+
+  /// Whether all rows see the whole tile: those of a head that are between two that do see it, too.
+  bool seen_by_all(std::int64_t tile, std::int64_t keys) const {
+    const auto sees = [&](const Row& row) {
+      return row.keys.begin <= tile && row.keys.end >= tile + keys;
+    };
+    return sees(rows_[0]) && sees(rows_[rows_of_head() - 1]);
+  }
+
+  void find_spans(std::int64_t tile, std::int64_t keys) {
+    for (std::int64_t r = 0; r < block_.rows; ++r) {
+      const std::int64_t begin = std::clamp<std::int64_t>(rows_[r].keys.begin - tile, 0, keys);
+      const std::int64_t end = std::clamp<std::int64_t>(rows_[r].keys.end - tile, begin, keys);
+      spans_[r] = {static_cast<std::int32_t>(begin), static_cast<std::int32_t>(end)};
     }
   }
 
@@ -276,7 +303,7 @@ class Walk {
     math_.load_values(p_.kv, found + keys, keys, p_.dv, scratch_.v);
     // A hidden value may be infinite or NaN, and then 0 times it is not 0.
     const bool each = masked && !math_.all_finite(scratch_.v, keys, width_);
-    const std::span<const std::byte* const> next(found + 2 * keys, 2 * kMostTile);
+    const std::span<const std::byte* const> next(found + 2 * keys, 2 * math_.tile);
     if (math_.pass != nullptr && p_.mask.kind != MaskKind::bits && !each) {
       return math_.pass(passage(first, last, tile, keys, masked, next));
     }
@@ -351,8 +378,8 @@ class Walk {
     math_.add_visible(weights, visible_, keys, scratch_.v, part_.out + r * width_, width_);
   }
 
-  /// The tile's keys, its values, and kMostTile of each that come next. Those that no row sees are
-  /// never read: their addresses are null.
+  /// The tile's keys, its values, and as many of each as a tile has that come next. Those that no
+  /// row sees are never read: their addresses are null.
   void find_tile(std::int64_t tile, std::int64_t keys, const std::byte** rows) const {
     const auto find = [&](const KvView& view, std::int64_t token, std::int64_t count,
                           const std::byte** found) {
@@ -360,8 +387,8 @@ class Walk {
     };
     find(call_.arguments.k, tile, keys, rows);
     find(call_.arguments.v, tile, keys, rows + keys);
-    find(call_.arguments.k, tile + keys, kMostTile, rows + 2 * keys);
-    find(call_.arguments.v, tile + keys, kMostTile, rows + 2 * keys + kMostTile);
+    find(call_.arguments.k, tile + keys, math_.tile, rows + 2 * keys);
+    find(call_.arguments.v, tile + keys, math_.tile, rows + 2 * keys + math_.tile);
   }
 
   InPlace in_place(const KvView& view, const std::byte* const* tokens, std::int64_t keys,
@@ -430,6 +457,7 @@ class Walk {
   void write() {
     const Arguments& a = call_.arguments;
     for (std::int64_t r = 0; r < block_.rows; ++r) {
+      if (r + kAhead < block_.rows) fetch_row(a.out, r + kAhead, p_.dv);
       const auto [row, head] = std::pair(rows_[r].query, rows_[r].head);
       const float scale = scale_of(a.v_scale, p_.v_scale, head / p_.group()) *
                           scale_of(a.out_scale, p_.out_scale, head / p_.group());
@@ -454,14 +482,9 @@ class Walk {
   }
 
   void finish(std::int64_t r, float factor, bool empty) {
-    const TensorView<3>& view = call_.arguments.out;
     float* out = total_.out + r * width_;
     for (std::int64_t c = 0; c < p_.dv; ++c) out[c] = empty ? 0.0f : out[c] * factor;
-    math_.store(p_.out,
-                static_cast<std::byte*>(view.data) +
-                    (rows_[r].query * view.stride[0] + rows_[r].head * view.stride[1]) *
-                        static_cast<std::int64_t>(size_of(p_.out)),
-                out, p_.dv);
+    math_.store(p_.out, row_of(call_.arguments.out, r), out, p_.dv);
   }
 
   const Call& call_;
@@ -478,8 +501,9 @@ class Walk {
   State part_;
   Row rows_[kRows];
   std::int64_t positions_[kRows];
-  float slopes_[kRows];  // of ALiBi
-  Span spans_[kRows];    // what each sees of the tile
+  float slopes_[kRows];           // of ALiBi
+  Span spans_[kRows];             // what each sees of the tile
+  std::int64_t whole_spans_ = 0;  // if they all are so many keys, else 0
   std::int32_t visible_[kMostTile];
 };
 
@@ -493,7 +517,7 @@ void attend(const Call& call, Executor& executor, const TileMath& math) {
   const KvView& k = call.arguments.k;
   const bool side_by_side = k.stride[2] < k.stride[1];  // the heads of a token
   const Tiling tiling =
-      tiling_of(call.problem, few_rows(call.problem, math), side_by_side ? kRows / kFewRows : 1);
+      tiling_of(call.problem, few_rows(call.problem, math), side_by_side ? kMostHeads : 1);
   const Schedule schedule(call, tiling, executor.concurrency());
   const std::vector<Item>& items = schedule.items();
   executor.parallel_for(static_cast<std::int64_t>(items.size()), [&](std::int64_t i) {
@@ -520,7 +544,7 @@ double attend_cost_us(const Problem& p, const Device& device, const TileMath& ma
     const auto packed = static_cast<double>(p.q_len[r] * p.group());
     const auto heads = static_cast<double>(p.hkv);
     rows += packed * heads;
-    bytes += keys * key_bytes * std::ceil(packed / kRows) * heads;
+    bytes += keys * key_bytes * std::ceil(packed / static_cast<double>(most_rows(p))) * heads;
     items += std::ceil(packed / kFewestRows) * std::ceil(keys / split) * heads;
   }
   const double work =
