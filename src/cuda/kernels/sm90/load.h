@@ -49,30 +49,24 @@ __device__ inline void load_boxes(const Sm90Params& p, const Item& item, const K
     const int32_t key = item.first_of(i) + lane * rows;
     const bool wanted = lane * rows < kKeys && key < item.keys.end && key + rows > item.keys.begin;
     const KeySlot at = wanted ? find_key(p, item.rows.tile.place, key) : KeySlot{0, 0};
-    unsigned boxes = __ballot_sync(kAllLanes, wanted);
+    const unsigned boxes = __ballot_sync(kAllLanes, wanted);
     const Turn<> turn(i);
     if (i >= kStages) wait(from.empty[turn.stage], turn.parity ^ 1);
     if (lane == 0) {
       arrive_expecting(from.full[turn.stage], __popc(boxes) * rows * kRowBytes * from.slabs);
     }
     __syncwarp();
-    const unsigned tile = shared_address(from.tile(turn.stage));
-    while (boxes != 0) {
-      const int box = __ffs(static_cast<int>(boxes)) - 1;
-      boxes &= boxes - 1;
-      const int page = __shfl_sync(kAllLanes, at.page, box);
-      const int slot = __shfl_sync(kAllLanes, at.slot, box);
-      if (lane != 0) continue;
-      const unsigned to = tile + box * (rows / 8) * from.boxes.steps.rows;
-      if (p.folded) {
-        copy_box(map, 0, 0, head_slab, slot / 8, page * from.boxes.page_heads + head_page, to,
-                 from.full[turn.stage]);
-        continue;
-      }
-      for (int slab = 0; slab < from.slabs; ++slab) {
-        copy_box(map, slab * kSlabColumns, slot, item.rows.kv_head, page,
-                 to + slab * from.boxes.steps.slab, from.full[turn.stage]);
-      }
+    if (!wanted) continue;
+    const unsigned to =
+        shared_address(from.tile(turn.stage)) + lane * (rows / 8) * from.boxes.steps.rows;
+    if (p.folded) {
+      copy_box(map, 0, 0, head_slab, at.slot / 8, at.page * from.boxes.page_heads + head_page, to,
+               from.full[turn.stage]);
+      continue;
+    }
+    for (int slab = 0; slab < from.slabs; ++slab) {
+      copy_box(map, slab * kSlabColumns, at.slot, item.rows.kv_head, at.page,
+               to + slab * from.boxes.steps.slab, from.full[turn.stage]);
     }
   }
 }
