@@ -65,12 +65,14 @@ std::vector<Problem> common_problems() {
   std::vector<Problem> problems;
   for (const std::string dims : {"d=64", "d=96", "d=128", "d=192 dv=128", "d=256"}) {
     for (const std::string types : {"q=bf16 kv=bf16", "q=f16 kv=f16", "q=bf16 kv=e4m3"}) {
-      for (const std::string mask : {"none", "causal"}) {
-        for (const std::string q_len : {"1", "4096"}) {
-          for (const std::string prefix : {"0", "4096"}) {
-            problems.push_back(Problem::parse(concat("paged pool=split ", types, " hq=32 hkv=8 ",
-                                                     dims, " mask=", mask, " q_len=", q_len,
-                                                     " kv_len=8192 prefix=", prefix)));
+      for (const std::string heads : {"hq=32 hkv=8", "hq=28 hkv=4"}) {
+        for (const std::string mask : {"none", "causal", "causal alibi"}) {
+          for (const std::string q_len : {"1", "4096"}) {
+            for (const std::string prefix : {"0", "4096"}) {
+              problems.push_back(Problem::parse(concat("paged pool=split ", types, " ", heads, " ",
+                                                       dims, " mask=", mask, " q_len=", q_len,
+                                                       " kv_len=8192 prefix=", prefix)));
+            }
           }
         }
       }
