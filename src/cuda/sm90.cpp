@@ -24,7 +24,7 @@ Sm90Tile tile_of(const Problem& p, const Device& device, int rows) {
 }
 
 std::vector<RowClass> classes_of(const Problem& p, const Device& device) {
-  return row_classes(p, {kFewRows, 64, kMostRows}, [&](int rows) {
+  return row_classes(p, {kFewRows, 64, kSm90Rows}, [&](int rows) {
     return rows == kFewRows ? portable_tile(p, device, rows) : tile_of(p, device, rows).shape;
   });
 }

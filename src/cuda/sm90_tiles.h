@@ -39,7 +39,7 @@ constexpr int sm90_shared_bytes(const Sm90Tile& tile, const HeadDims& dims) {
   return q + tile.stages * kv + tile.shape.rows * kRowBytes + kTileBytes;
 }
 
-inline constexpr int kMostRows = 192;  ///< of a tile
+inline constexpr int kSm90Rows = 192;  ///< of a tile, at most
 inline constexpr int kRowsOfWarpgroup = 64;
 
 /// Whether a warpgroup's rows are whole query tokens, which boxes of Q can bring.
@@ -49,7 +49,7 @@ constexpr bool has_whole_groups(std::int64_t group) { return kRowsOfWarpgroup % 
 /// registers of each of its lanes, of 160 with three warpgroups and of 232 with two.
 constexpr Sm90Tile sm90_tile(int rows, const HeadDims& dims, int shared_limit) {
   const int widest = std::max(dims.d, dims.dv);
-  Sm90Tile tile{{kMostRows, 12, 80}, 4};
+  Sm90Tile tile{{kSm90Rows, 12, 80}, 4};
   if (widest == 64) tile.shape.keys = 128;
   if (widest > 128) tile.shape = {128, 8, 80};
   if (rows <= 64) tile = {{64, 4, 64}, 2};

@@ -17,7 +17,7 @@ HeadDims dims_of(std::int64_t d, std::int64_t dv) {
 TEST(Sm90Tiles, FitWithTwoStagesOrMore) {
   for (std::int64_t d = 1; d <= kSm90Widest; ++d) {
     for (const std::int64_t dv : {std::int64_t{1}, d, kSm90Widest}) {
-      for (const int rows : {64, kMostRows}) {
+      for (const int rows : {64, kSm90Rows}) {
         const HeadDims dims = dims_of(d, dv);
         const Sm90Tile tile = sm90_tile(rows, dims, kLimit);
         ASSERT_GE(tile.stages, 2) << "d=" << d << " dv=" << dv;
@@ -30,7 +30,7 @@ TEST(Sm90Tiles, FitWithTwoStagesOrMore) {
 TEST(Sm90Tiles, SumsLeaveRoomInRegisters) {
   for (std::int64_t d = 1; d <= kSm90Widest; ++d) {
     const HeadDims dims = dims_of(d, d);
-    const TileShape tile = sm90_tile(kMostRows, dims, kLimit).shape;
+    const TileShape tile = sm90_tile(kSm90Rows, dims, kLimit).shape;
     // O and S as floats, and the weights in halves.
     const int sums = dims.dv / 2 + tile.keys / 2 + tile.keys / 4;
     ASSERT_LE(sums, (tile.warps == 12 ? 160 : 232) - 20) << "d=" << d;
