@@ -73,6 +73,7 @@ class Walk {
 #pragma unroll
       for (int i = 0; i < 4; ++i) sums[0][c][i] = 0;
     }
+    plain_ = {uniform(item.plain.begin), uniform(item.plain.end)};
     const KeyRange seen = tiles_seen(item);
     int32_t i = item.begin;
     for (; i < seen.begin; ++i) skip(item, i, sums);
@@ -138,7 +139,7 @@ class Walk {
       wait_for_products<0>();
       pin_all(sums);
       release(shared_.v_empty, i - 1);
-      if (rescale.needed()) rescale.apply(sums);
+      if (rescale.needed) rescale.apply(sums);
       pack_weights(scores, weights);
       settle(item, i, sums);
       if (++i == tiles.end) return;
@@ -192,7 +193,7 @@ class Walk {
 
   __device__ void prepare(Scores& scores, const Item& item, int32_t i) const {
     shape_scores(scores, p_, item.rows, item.first_of(i));
-    if (!item.is_plain(i)) hide(scores, p_, item.rows, item.first_of(i));
+    if (!is_plain(i)) hide(scores, p_, item.rows, item.first_of(i));
   }
 
   __device__ Rescale weigh(Scores& scores, const Item& item, Softmax& softmax) const {
@@ -206,8 +207,10 @@ class Walk {
   }
 
   __device__ void settle(const Item& item, int32_t i, Sums& sums) {
-    if (!item.is_plain(i)) settle_specials(p_, shared_, item, i, inspected_++, sums);
+    if (!is_plain(i)) settle_specials(p_, shared_, item, i, inspected_++, sums);
   }
+
+  __device__ bool is_plain(int32_t i) const { return i >= plain_.begin && i < plain_.end; }
 
   __device__ void release(Barrier& empty) const {
     __syncwarp();
@@ -243,6 +246,7 @@ class Walk {
   const Sm90Params& p_;
   Shared& shared_;
   int group_;
+  KeyRange plain_;  ///< of the item under way
   int inspected_ = 0;
 };
 

@@ -14,13 +14,10 @@ struct Item {
   int32_t begin;  ///< tiles of keys
   int32_t end;
   int32_t origin;  ///< key of tile 0
-  KeyRange seen_by_all;
+  KeyRange plain;  ///< tiles whose keys every row sees
 
   __device__ int32_t first_of(int32_t tile) const { return origin + tile * kKeys; }
-  /// Whether every row sees every key of a tile.
-  __device__ bool is_plain(int32_t tile) const {
-    return first_of(tile) >= seen_by_all.begin && seen_by_all.end - first_of(tile) >= kKeys;
-  }
+  __device__ bool is_plain(int32_t tile) const { return tile >= plain.begin && tile < plain.end; }
 
   /// By `threads` threads, of which this is number `thread`.
   __device__ void describe(const TiledParams& p, const RowTile& tile, int32_t kv_head,
@@ -33,7 +30,10 @@ struct Item {
     begin = first_tile;
     end = begin + (range.end > range.begin ? ceil_div(range.end - first_key, kKeys) : 0);
     origin = first_key - begin * kKeys;
-    seen_by_all = SeenKeys(p, tile, 0, kRows).all;
+    const KeyRange seen = SeenKeys(p, tile, 0, kRows).all;
+    plain = {0, 0};
+    if (seen.end - seen.begin < kKeys) return;
+    plain = {ceil_div(max(seen.begin - origin, 0), kKeys), max(seen.end - origin, 0) / kKeys};
   }
 };
 

@@ -72,7 +72,8 @@ struct Turn {
   unsigned parity;
 
   __device__ explicit Turn(int i)
-      : stage(i % Places), parity(static_cast<unsigned>(i / Places) % 2) {}
+      : stage(static_cast<int>(static_cast<unsigned>(i) % Places)),
+        parity(static_cast<unsigned>(i) / Places % 2) {}
 };
 
 /// By every warp but the one that schedules: item `n` of the thread block.

@@ -35,12 +35,26 @@ __device__ inline float base_of(float reference) {
   return kMasked && reference == -infinity() ? 0.0f : reference;
 }
 
-__device__ inline float row_maximum(const float (&scores)[kKeyTiles][4], int half) {
-  float largest = fmaxf(scores[0][2 * half], scores[0][2 * half + 1]);
+/// Of either row's keys that this lane has.
+struct LaneMaxima {
+  float row[2];
+
+  __device__ explicit LaneMaxima(const float (&scores)[kKeyTiles][4]) {
+    float largest[4];
 #pragma unroll
-  for (int n = 1; n < kKeyTiles; ++n) {
-    largest = fmaxf(largest, fmaxf(scores[n][2 * half], scores[n][2 * half + 1]));
+    for (int i = 0; i < 4; ++i) largest[i] = scores[0][i];
+#pragma unroll
+    for (int n = 1; n < kKeyTiles; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) largest[i] = fmaxf(largest[i], scores[n][i]);
+    }
+    row[0] = fmaxf(largest[0], largest[1]);
+    row[1] = fmaxf(largest[2], largest[3]);
   }
+};
+
+/// Over a row's four lanes.
+__device__ inline float row_maximum(float largest) {
   largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 1));
   return fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, 2));
 }
@@ -50,27 +64,35 @@ __device__ inline float row_maximum(const float (&scores)[kKeyTiles][4], int hal
 inline constexpr float kSlack = 8;
 
 /// Moves the softmax's reference to where the tile's scores want it, and says what becomes of sums
-/// so far: they are to be multiplied by `rescale`.
+/// so far: they are to be multiplied by `factor`, if `needed`.
 struct Rescale {
   float factor[kBlocks][2];
+  bool needed;  ///< for a row of the warp
 
   __device__ Rescale(const Scores& scores, float scale, Softmax& softmax) {
+    float largest[kBlocks][2];
+    bool moves = false;
+#pragma unroll
+    for (int b = 0; b < kBlocks; ++b) {
+      const LaneMaxima maxima(scores[b]);
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        largest[b][half] = maxima.row[half];
+        moves = moves || maxima.row[half] * scale > softmax.reference[b][half] + kSlack;
+        factor[b][half] = 1;
+      }
+    }
+    needed = __any_sync(kAllLanes, moves);
+    if (!needed) return;
 #pragma unroll
     for (int r = 0; r < 2 * kBlocks; ++r) {
       float& reference = softmax.reference[r / 2][r % 2];
       const float before = reference;
-      const float largest = row_maximum(scores[r / 2], r % 2) * scale;
-      reference = largest > before + kSlack ? largest : before;
+      const float wanted = row_maximum(largest[r / 2][r % 2]) * scale;
+      reference = wanted > before + kSlack ? wanted : before;
       factor[r / 2][r % 2] = exp2_fast(before - base_of(reference));
       softmax.sum[r / 2][r % 2] *= factor[r / 2][r % 2];
     }
-  }
-
-  __device__ bool needed() const {
-    bool changes = false;
-#pragma unroll
-    for (int r = 0; r < 2 * kBlocks; ++r) changes = changes || factor[r / 2][r % 2] != 1.0f;
-    return __any_sync(kAllLanes, changes);
   }
 
   __device__ void apply(Sums& sums) const {
@@ -120,7 +142,7 @@ __device__ inline void soften(Scores& scores, float scale, Softmax& softmax, Sum
       exponentiate(scores[b][n], scale, softmax.reference[b], softmax.sum[b]);
     }
   }
-  if (rescale.needed()) rescale.apply(sums);
+  if (rescale.needed) rescale.apply(sums);
 }
 
 }  // namespace octavo::cuda
