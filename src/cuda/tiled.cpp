@@ -112,7 +112,8 @@ std::vector<std::pair<std::string, std::string>> tiled_definitions(const Problem
           {"OCTAVO_KV_BYTES", number(size_of(p.kv))},
           {"OCTAVO_E5M2", number(p.kv == DType::e5m2)},
           {"OCTAVO_MASKED", number(is_masked(p))},
-          {"OCTAVO_CAP_OR_ALIBI", number(p.cap.has_value() || p.alibi)}};
+          {"OCTAVO_CAP_ALIBI_OR_BITS",
+           number(p.cap.has_value() || p.alibi || p.mask.kind == MaskKind::bits)}};
 }
 
 Variant merge_variant(const TileShape& tile) {

@@ -112,6 +112,19 @@ def test_mixed_batches(kernel, dtype, hq, hkv, d, page):
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("hq, hkv, d", [(32, 8, 128), (14, 2, 64), (4, 2, 256)])
+def test_values_that_only_later_rows_see(kernel, value, hq, hkv, d):
+    batch = Batch([300, 40, 200], [500, 40, 200], hq, hkv, d)
+    expected = batch.attention(kernel=kernel)
+    for request, token in ((0, 450), (2, 100)):
+        batch.v[batch.table[request, token // PAGE], token % PAGE, :, 3] = value
+    expected[250:300, :, 3] = expected[440:540, :, 3] = value
+    out = batch.attention(kernel=kernel)
+    torch.testing.assert_close(out, expected, rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_bits_repeat(kernel):
     batch = Batch([1, 60, 9], [3000, 900, 9])
     first = batch.attention(kernel=kernel)

@@ -30,6 +30,21 @@ __device__ inline void arrive_expecting(Barrier& barrier, int bytes) {
                : "memory");
 }
 
+/// Whether the phase of that parity has ended.
+__device__ inline bool has_ended(Barrier& barrier, unsigned parity) {
+  unsigned ended;
+  asm volatile(
+      "{\n"
+      ".reg .pred p;\n"
+      "mbarrier.test_wait.parity.shared.b64 p, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, p;\n"
+      "}\n"
+      : "=r"(ended)
+      : "r"(shared_address(&barrier)), "r"(parity)
+      : "memory");
+  return ended != 0;
+}
+
 /// Until the phase of that parity has ended.
 __device__ inline void wait(Barrier& barrier, unsigned parity) {
   const unsigned address = shared_address(&barrier);

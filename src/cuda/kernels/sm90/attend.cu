@@ -2,13 +2,14 @@
 //
 // A thread block takes one item after another: a tile of rows (query tokens times the heads of a
 // GQA group) of one request and KV head, and a split of its keys. Its warpgroups have 64 rows each;
-// four warps more find items, load Q, and tiles of K and V into rings, and inspect tiles of V at a
-// mask's edge:
+// four warps more find items, load Q, and tiles of K and V into rings, and clear in V what is not to
+// be read:
 //
 //   schedule    items 0 1 2 ...          item_full ->              item_empty ->
 //   K           loads 0 1 2 3 ...        k_full  ->  S = Q . K^T   k_empty ->
-//   V           loads 0 1 2 3 ...        v_full  ->  O += P . V    v_empty ->
-//   Q, inspect  each item's, edges       q_full, v_clean ->        q_empty ->
+//   V           loads 0 1 2 3 ...        v_full  ->  cleared
+//   Q, clear    each item's; 0 1 2 ...   v_ready ->  O += P . V    v_empty ->
+//                                        q_full  ->  S             q_empty ->
 //
 // In a warpgroup the products of one tile run while it computes the softmax of another:
 //
@@ -17,7 +18,8 @@
 //     wait for O, O = O * rescale, P(i) in registers
 //
 // Tiles begin at multiples of kKeys and hidden keys leave a row unchanged, so the order of a row's
-// sums follows from the keys' positions alone.
+// sums follows from the keys' positions alone. Where hidden values are infinite or NaN, though, their
+// products with weights of 0 are NaN: such an item is done again, with care.
 #include "sm90/inspect.h"
 #include "sm90/load.h"
 #include "sm90/products.h"
@@ -73,33 +75,44 @@ class Walk {
 #pragma unroll
       for (int i = 0; i < 4; ++i) sums[0][c][i] = 0;
     }
+    pin_all(sums);  // or constants are put into registers between products
     plain_ = {uniform(item.plain.begin), uniform(item.plain.end)};
     const KeyRange seen = tiles_seen(item);
-    int32_t i = item.begin;
-    for (; i < seen.begin; ++i) skip(item, i, sums);
-    if (seen.begin < seen.end) {
-      Weights weights;
-      pass_keys(item, seen, softmax, sums, weights);
-      release(shared_.q_empty);
-      add_values(weights, seen.end - 1, sums);
-      wait_for_products<0>();
-      pin_all(sums);
-      release(shared_.v_empty, seen.end - 1);
-      i = seen.end;
+    if (kMasked && item.careful) {
+      pass_keys_carefully(item, softmax, sums);
     } else {
-      release(shared_.q_empty);
+      int32_t i = item.begin;
+      for (; i < seen.begin; ++i) skip(i);
+      if (seen.begin < seen.end) {
+        Weights weights;
+        pass_keys(item, seen, softmax, sums, weights);
+        release(shared_.q_empty);
+        add_values(weights, seen.end - 1, sums);
+        wait_for_products<0>();
+        pin_all(sums);
+        release(shared_.v_empty, seen.end - 1);
+        i = seen.end;
+      } else {
+        release(shared_.q_empty);
+      }
+      for (; i < item.end; ++i) skip(i);
+      // Weights of 0 do not hide an infinite or NaN value, but its product is NaN.
+      if (kMasked && !are_finite(sums) && lane_of_warp() == 0) {
+        shared_.items[Turn<kItems>(n).stage].again = true;
+      }
     }
-    for (; i < item.end; ++i) skip(item, i, sums);
     const bool started = !kWholeGroups && start_next(n);
     finish(item, softmax, sums);
     release_item(shared_, n);
     return started;
   }
 
-  /// After the item's last tile: the next is only found when the last tiles are under way.
+  /// After the item's last tile, if the next is there by then.
   __device__ bool start_next(int n) const {
     sync_threads(kFirstGroup + group_, kGroupThreads);
-    const Item& next = take_item(shared_, n + 1);
+    const Turn<kItems> turn(n + 1);
+    if (!has_ended(shared_.item_full[turn.stage], turn.parity)) return false;
+    const Item& next = shared_.items[turn.stage];
     return next.exists && start_queries(p_, next, shared_);
   }
 
@@ -129,7 +142,6 @@ class Walk {
     prepare(scores, item, i);
     weigh(scores, item, softmax);
     pack_weights(scores, weights);
-    settle(item, i, sums);
     if (++i == tiles.end) return;
     Rescale rescale = weigh_next(item, i, queries, scores, weights, softmax, sums);
 #pragma unroll 1
@@ -141,10 +153,37 @@ class Walk {
       release(shared_.v_empty, i - 1);
       if (rescale.needed) rescale.apply(sums);
       pack_weights(scores, weights);
-      settle(item, i, sums);
       if (++i == tiles.end) return;
       rescale = weigh_next(item, i, queries, scores, weights, softmax, sums);
     }
+  }
+
+  /// One tile after another, with whatever hidden keys have.
+  __device__ void pass_keys_carefully(const Item& item, Softmax& softmax, Sums& sums) {
+    const unsigned queries = shared_address(shared_.q[group_]);
+#pragma unroll 1
+    for (int32_t i = item.begin; i < item.end; ++i) {
+      Scores scores;
+      Weights weights;
+      score(scores, i, queries);
+      wait_for_products<0>();
+      pin_all(scores);
+      release(shared_.k_empty, i);
+      prepare(scores, item, i);
+      const Rescale rescale = weigh(scores, item, softmax);
+      if (rescale.needed) rescale.apply(sums);
+      pack_weights(scores, weights);
+      const Turn<> turn(i);
+      wait(shared_.v_ready[turn.stage], turn.parity);
+      if (!is_plain(i) && shared_.v_special[turn.stage]) {
+        settle_specials(p_, shared_, item, i, sums);
+      }
+      add_values(weights, i, sums);
+      wait_for_products<0>();
+      pin_all(sums);
+      release(shared_.v_empty, i);
+    }
+    release(shared_.q_empty);
   }
 
   /// Turns scores into those of tile i, and these into weights, while the values of the tile before
@@ -185,7 +224,7 @@ class Walk {
 
   __device__ void add_values(const Weights& weights, int32_t i, Sums& sums) const {
     const Turn<> turn(i);
-    wait(shared_.v_full[turn.stage], turn.parity);
+    wait(shared_.v_ready[turn.stage], turn.parity);
     fence_products();
     multiply_values(sums, weights, shared_address(shared_.v[turn.stage]), p_.v.steps);
     commit_products();
@@ -206,10 +245,6 @@ class Walk {
     return rescale;
   }
 
-  __device__ void settle(const Item& item, int32_t i, Sums& sums) {
-    if (!is_plain(i)) settle_specials(p_, shared_, item, i, inspected_++, sums);
-  }
-
   __device__ bool is_plain(int32_t i) const { return i >= plain_.begin && i < plain_.end; }
 
   __device__ void release(Barrier& empty) const {
@@ -221,14 +256,13 @@ class Walk {
   }
 
   /// A tile that none of the warpgroup's rows sees.
-  __device__ void skip(const Item& item, int32_t i, Sums& sums) {
+  __device__ void skip(int32_t i) {
     const Turn<> turn(i);
     begin_turn();
     end_turn();
     wait(shared_.k_full[turn.stage], turn.parity);
     release(shared_.k_empty, i);
-    wait(shared_.v_full[turn.stage], turn.parity);
-    settle(item, i, sums);
+    wait(shared_.v_ready[turn.stage], turn.parity);
     release(shared_.v_empty, i);
   }
 
@@ -247,7 +281,6 @@ class Walk {
   Shared& shared_;
   int group_;
   KeyRange plain_;  ///< of the item under way
-  int inspected_ = 0;
 };
 
 __device__ void init_barriers(const Sm90Params& p, Shared& shared) {
@@ -256,8 +289,8 @@ __device__ void init_barriers(const Sm90Params& p, Shared& shared) {
     init_barrier(shared.k_full[stage], loaders);
     init_barrier(shared.v_full[stage], loaders);
     init_barrier(shared.k_empty[stage], kWarps);
-    init_barrier(shared.v_empty[stage], kWarps + 1);
-    init_barrier(shared.v_clean[stage], kWarp);
+    init_barrier(shared.v_empty[stage], kWarps);
+    init_barrier(shared.v_ready[stage], 1);
   }
   for (int place = 0; place < kItems; ++place) {
     init_barrier(shared.item_full[place], kWarp);
@@ -304,7 +337,7 @@ extern "C" __global__ void __launch_bounds__(kBlockThreads, kWarpgroups == 1 ? 2
   Task task;
   const bool found = task.find(p, blockIdx.x);
   if (found) {
-    shared.items[0].describe(p, task.tile, task.kv_head, task.keys, 0, thread, kBlockThreads);
+    shared.items[0].describe(p, task.tile, task.kv_head, task.keys, 0, false, thread, kBlockThreads);
   }
   __syncthreads();
   if (warp_of_block() >= kWarps) {

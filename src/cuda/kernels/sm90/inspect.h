@@ -1,5 +1,5 @@
-// Tiles of V that not every row sees as a whole: what no row sees becomes 0, because 0 times
-// garbage is not 0, and infinite and NaN values that only some rows see are found.
+// Tiles of V before they are multiplied: what is not to be read becomes 0, because 0 times garbage is
+// not 0. Of items that are done with care, infinite and NaN values are found.
 #pragma once
 
 #include "ptx/packed.h"
@@ -40,10 +40,9 @@ __device__ inline bool has_specials(const unsigned char* values) {
   return __any_sync(kAllLanes, (carries_of(largest) & kSigns) != 0);
 }
 
-/// By a warp, of every item: its Q by boxes, and then its tiles of V inspected.
+/// By a warp, of every item: its Q by boxes, and then its tiles of V made ready.
 __device__ inline void load_and_inspect(const Sm90Params& p, Shared& shared) {
   const TileSteps& steps = p.v.steps;
-  int inspected = 0;
   for (int n = 0;; ++n) {
     const Item& item = take_item(shared, n);
     if (!item.exists) return;
@@ -54,35 +53,27 @@ __device__ inline void load_and_inspect(const Sm90Params& p, Shared& shared) {
     for (int32_t i = item.begin; i < item.end; ++i) {
       const Turn<> turn(i);
       wait(shared.v_full[turn.stage], turn.parity);
-      if (item.is_plain(i)) {  // waited for all the same: phases tell apart only neighbours
-        __syncwarp();
-        if (lane_of_warp() == 0) arrive(shared.v_empty[turn.stage]);
-        continue;
-      }
       const int32_t first = item.first_of(i);
       unsigned char* const values = shared.v[turn.stage];
-      clear_rows(values, steps, 0, item.keys.begin - first);
-      clear_rows(values, steps, item.keys.end - first, kKeys);
+      if (first < item.keys.begin || item.keys.end - first < kKeys) {
+        clear_rows(values, steps, 0, item.keys.begin - first);
+        clear_rows(values, steps, item.keys.end - first, kKeys);
+        fence_async_proxy();
+      }
       __syncwarp();
-      const bool special = kMasked && has_specials(values);
-      fence_async_proxy();
-      const Turn<> clean(inspected++);
-      shared.v_special[clean.stage] = special;
-      arrive(shared.v_clean[clean.stage]);
-      __syncwarp();
-      if (lane_of_warp() == 0) arrive(shared.v_empty[turn.stage]);
+      const bool special = kMasked && item.careful && has_specials(values);
+      if (lane_of_warp() != 0) continue;
+      shared.v_special[turn.stage] = special;
+      arrive(shared.v_ready[turn.stage]);
     }
     release_item(shared, n);
   }
 }
 
-/// What follows inspection, by the threads that have rows: adds specials of tile i, number
-/// `inspected` of those, to the sums of rows that see them, and puts zeros in their place.
+/// By all threads that have rows: adds the infinite and NaN values of tile i to the sums of rows
+/// that see them, and puts zeros in their place.
 __device__ inline void settle_specials(const Sm90Params& p, Shared& shared, const Item& item,
-                                       int32_t i, int inspected, Sums& sums) {
-  const Turn<> clean(inspected);
-  wait(shared.v_clean[clean.stage], clean.parity);
-  if (!shared.v_special[clean.stage]) return;
+                                       int32_t i, Sums& sums) {
   unsigned char* values = shared.v[Turn<>(i).stage];
   add_specials(sums, p, item.rows, item.first_of(i), [&](int key, int column) {
     return values + place_in_tile(p.v.steps, key, column / kSlabColumns, column % kSlabColumns * 2);

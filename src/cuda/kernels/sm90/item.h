@@ -8,24 +8,29 @@ namespace octavo::cuda {
 /// A tile of rows of one request and KV head, and tiles of its keys in order. Those are numbered
 /// through all items of a thread block, because they go through the same rings.
 struct Item {
-  bool exists;  ///< false: there is nothing left to do
+  bool exists;   ///< false: there is nothing left to do
+  bool careful;  ///< done before, but not right: hidden keys have infinite or NaN values
   Rows rows;
   KeyRange keys;  ///< that are read
   int32_t begin;  ///< tiles of keys
   int32_t end;
   int32_t origin;  ///< key of tile 0
   KeyRange plain;  ///< tiles whose keys every row sees
+  bool again;      ///< set by who did it: it is to be done with care
 
   __device__ int32_t first_of(int32_t tile) const { return origin + tile * kKeys; }
   __device__ bool is_plain(int32_t tile) const { return tile >= plain.begin && tile < plain.end; }
 
   /// By `threads` threads, of which this is number `thread`.
   __device__ void describe(const TiledParams& p, const RowTile& tile, int32_t kv_head,
-                           const KeyRange& range, int32_t first_tile, int thread, int threads) {
+                           const KeyRange& range, int32_t first_tile, bool with_care, int thread,
+                           int threads) {
     describe_rows(p, tile, kv_head, LogitScale(p.attention, kv_head), thread, threads, rows);
     if (thread != 0) return;
     const int32_t first_key = range.begin / kKeys * kKeys;
     exists = true;
+    careful = with_care;
+    again = false;
     keys = range;
     begin = first_tile;
     end = begin + (range.end > range.begin ? ceil_div(range.end - first_key, kKeys) : 0);

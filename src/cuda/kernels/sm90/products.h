@@ -73,4 +73,15 @@ __device__ inline void pin_all(float (&sums)[1][Columns][4]) {
   }
 }
 
+/// Of a warp's.
+__device__ inline bool are_finite(const Sums& sums) {
+  float zeros[4] = {0, 0, 0, 0};
+#pragma unroll
+  for (int n = 0; n < kValueTiles; ++n) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) zeros[i] = fmaf(sums[0][n][i], 0.0f, zeros[i]);
+  }
+  return __all_sync(kAllLanes, zeros[0] + zeros[1] + zeros[2] + zeros[3] == 0);
+}
+
 }  // namespace octavo::cuda

@@ -40,31 +40,45 @@ __device__ inline void schedule(const Sm90Params& p, Shared& shared, int n) {
   const int64_t all = p.units * p.attention.hkv;
   int64_t number = blockIdx.x;
   int32_t tiles = n > 0 ? shared.items[0].end : 0;
+  const auto was_done = [&](int item) -> Item& {
+    const Turn<kItems> turn(item);
+    wait(shared.item_empty[turn.stage], turn.parity);
+    return shared.items[turn.stage];
+  };
+  Task task;
+  bool found = false;
   for (;; ++n) {
-    Task task;
-    bool exists = false;
     // Not before it must, or the last items would be taken by blocks that are not the first to end.
     if (n > 0 && p.taken != nullptr) wait(shared.item_late, (n - 1) % 2);
-    while (!exists && number < all) {
+    while (!found && number < all) {
       if (p.taken == nullptr) {
         number += gridDim.x;
       } else {
         unsigned long long taken = lane == 0 ? atomicAdd(p.taken, 1ull) : 0;
         number = static_cast<int64_t>(gridDim.x + __shfl_sync(kAllLanes, taken, 0));
       }
-      exists = number < all && task.find(p, number);
+      found = number < all && task.find(p, number);
     }
-    const Turn<kItems> turn(n);
-    if (n >= kItems) wait(shared.item_empty[turn.stage], turn.parity ^ 1);
-    Item& item = shared.items[turn.stage];
-    if (exists) {
-      item.describe(p, task.tile, task.kv_head, task.keys, tiles, lane, kWarp);
+    Item& item = shared.items[Turn<kItems>(n).stage];
+    Item* failed = nullptr;
+    if (n >= kItems && was_done(n - kItems).again) failed = &item;
+    // Items end with the last one's success.
+    if (kMasked && failed == nullptr && !found && n > 0 && was_done(n - 1).again) {
+      failed = &shared.items[Turn<kItems>(n - 1).stage];
+    }
+    if (kMasked && failed != nullptr) {
+      item.describe(p, failed->rows.tile, failed->rows.kv_head, failed->keys, tiles, true, lane,
+                    kWarp);
+      if (lane == 0) failed->again = false;
+    } else if (found) {
+      item.describe(p, task.tile, task.kv_head, task.keys, tiles, false, lane, kWarp);
+      found = false;
     } else if (lane == 0) {
       item.exists = false;
     }
     __syncwarp();
-    arrive(shared.item_full[turn.stage]);
-    if (!exists) return;
+    arrive(shared.item_full[Turn<kItems>(n).stage]);
+    if (!item.exists) return;
     tiles = item.end;
   }
 }

@@ -51,8 +51,8 @@ struct Shared {
   Barrier k_empty[kStages];
   Barrier v_full[kStages];
   Barrier v_empty[kStages];
-  Barrier v_clean[kStages];  ///< of inspected tiles alone, which take them in turn
-  bool v_special[kStages];   ///< beside v_clean: there are infinite or NaN values
+  Barrier v_ready[kStages];  ///< after v_full: what is not to be read is 0
+  bool v_special[kStages];   ///< of items done with care: there are infinite or NaN values
 };
 
 /// Where a byte of a slab's row stands, among rows that are together.

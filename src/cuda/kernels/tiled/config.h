@@ -14,7 +14,7 @@ inline constexpr Half kHalf = OCTAVO_BF16 ? Half::bf16 : Half::f16;  // what is 
 inline constexpr int kKvBytes = OCTAVO_KV_BYTES;                     // of an element of K and V
 inline constexpr Fp8 kFp8 = OCTAVO_E5M2 ? Fp8::e5m2 : Fp8::e4m3;     // where that is 1
 inline constexpr bool kMasked = OCTAVO_MASKED;                       // not every row sees every key
-inline constexpr bool kCapOrAlibi = OCTAVO_CAP_OR_ALIBI;             // there is one, or both
+inline constexpr bool kCapAlibiOrBits = OCTAVO_CAP_ALIBI_OR_BITS;    // one of them, or more
 
 inline constexpr int kThreads = kWarps * 32;
 inline constexpr int kRowsOfWarp = kRows / kWarps;

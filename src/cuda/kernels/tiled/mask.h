@@ -52,7 +52,7 @@ __device__ inline void add_alibi(Scores& scores, const TiledParams& p, const Row
 /// From products to logits, or what the softmax's factor makes logits.
 __device__ inline void shape_scores(Scores& scores, const TiledParams& p, const Rows& rows,
                                     int32_t first) {
-  if constexpr (!kCapOrAlibi) return;
+  if constexpr (!kCapAlibiOrBits) return;
   if (rows.logit.cap != 0) cap_scores(scores, rows.logit);
   if (rows.logit.alibi) add_alibi(scores, p, rows, first);
 }
@@ -90,7 +90,7 @@ __device__ inline void hide(Scores& scores, const TiledParams& p, const Rows& ro
           if (key < begin || key >= end) scores[b][n][2 * half + i] = -infinity();
         }
       }
-      if (kMasked && p.attention.masking == Masking::bits && row < tile.rows) {
+      if (kMasked && masks_by_bits(p) && row < tile.rows) {
         const int64_t token =
             int64_t{tile.place.q_begin} + divide(tile.first_row + row, p.group).quotient;
         hide_by_bits(scores[b], half,
@@ -105,7 +105,7 @@ __device__ inline void hide(Scores& scores, const TiledParams& p, const Rows& ro
 __device__ inline bool sees(const TiledParams& p, const Rows& rows, int row, int32_t key) {
   const KeyRange seen = rows.keys[row];
   if (key < seen.begin || key >= seen.end) return false;
-  if (p.attention.masking != Masking::bits) return true;
+  if (!masks_by_bits(p)) return true;
   const int32_t token = divide(rows.tile.first_row + row, p.group).quotient;
   return mask_bit(p.attention, int64_t{rows.tile.place.q_begin} + token, key);
 }

@@ -6,6 +6,10 @@
 
 namespace octavo::cuda {
 
+__device__ inline bool masks_by_bits(const TiledParams& p) {
+  return kCapAlibiOrBits && p.attention.masking == Masking::bits;
+}
+
 /// The tiles of keys that some, and all, of a number of rows see.
 struct SeenKeys {
   KeyRange some;
@@ -28,7 +32,7 @@ struct SeenKeys {
     const KeyRange of_last = visible_keys(p.attention, last_at, place.kv_len);
     some = {of_first.begin, of_last.end};
     all = {of_last.begin, of_first.end};
-    if (p.attention.masking == Masking::bits) all = {0, 0};
+    if (masks_by_bits(p)) all = {0, 0};
   }
   /// Of the tile that begins at `first`.
   __device__ bool sees_some(int32_t first) const {
