@@ -2,8 +2,8 @@
 //
 // A thread block takes one item after another: a tile of rows (query tokens times the heads of a
 // GQA group) of one request and KV head, and a split of its keys. Its warpgroups have 64 rows each;
-// four warps more find items, load Q, and tiles of K and V into rings, and clear in V what is not to
-// be read:
+// four warps more find items, load Q, and tiles of K and V into rings, and clear in V what is not
+// to be read:
 //
 //   schedule    items 0 1 2 ...          item_full ->              item_empty ->
 //   K           loads 0 1 2 3 ...        k_full  ->  S = Q . K^T   k_empty ->
@@ -18,8 +18,8 @@
 //     wait for O, O = O * rescale, P(i) in registers
 //
 // Tiles begin at multiples of kKeys and hidden keys leave a row unchanged, so the order of a row's
-// sums follows from the keys' positions alone. Where hidden values are infinite or NaN, though, their
-// products with weights of 0 are NaN: such an item is done again, with care.
+// sums follows from the keys' positions alone. Where hidden values are infinite or NaN, though,
+// their products with weights of 0 are NaN: such an item is done again, with care.
 #include "sm90/inspect.h"
 #include "sm90/load.h"
 #include "sm90/products.h"
@@ -337,7 +337,8 @@ extern "C" __global__ void __launch_bounds__(kBlockThreads, kWarpgroups == 1 ? 2
   Task task;
   const bool found = task.find(p, blockIdx.x);
   if (found) {
-    shared.items[0].describe(p, task.tile, task.kv_head, task.keys, 0, false, thread, kBlockThreads);
+    shared.items[0].describe(p, task.tile, task.kv_head, task.keys, 0, false, thread,
+                             kBlockThreads);
   }
   __syncthreads();
   if (warp_of_block() >= kWarps) {

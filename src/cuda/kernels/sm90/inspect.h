@@ -1,5 +1,5 @@
-// Tiles of V before they are multiplied: what is not to be read becomes 0, because 0 times garbage is
-// not 0. Of items that are done with care, infinite and NaN values are found.
+// Tiles of V before they are multiplied: what is not to be read becomes 0, because 0 times garbage
+// is not 0. Of items that are done with care, infinite and NaN values are found.
 #pragma once
 
 #include "ptx/packed.h"
