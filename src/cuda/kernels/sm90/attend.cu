@@ -20,10 +20,10 @@
 // Tiles begin at multiples of kKeys and hidden keys leave a row unchanged, so the order of a row's
 // sums follows from the keys' positions alone. Where hidden values are infinite or NaN, though,
 // their products with weights of 0 are NaN: such an item is done again, with care.
-#include "sm90/inspect.h"
 #include "sm90/load.h"
 #include "sm90/products.h"
 #include "sm90/queries.h"
+#include "sm90/ready.h"
 #include "sm90/schedule.h"
 #include "tiled/mask.h"
 #include "tiled/output.h"
@@ -77,25 +77,10 @@ class Walk {
     }
     pin_all(sums);  // or constants are put into registers between products
     plain_ = {uniform(item.plain.begin), uniform(item.plain.end)};
-    const KeyRange seen = tiles_seen(item);
     if (kMasked && item.careful) {
       pass_keys_carefully(item, softmax, sums);
     } else {
-      int32_t i = item.begin;
-      for (; i < seen.begin; ++i) skip(i);
-      if (seen.begin < seen.end) {
-        Weights weights;
-        pass_keys(item, seen, softmax, sums, weights);
-        release(shared_.q_empty);
-        add_values(weights, seen.end - 1, sums);
-        wait_for_products<0>();
-        pin_all(sums);
-        release(shared_.v_empty, seen.end - 1);
-        i = seen.end;
-      } else {
-        release(shared_.q_empty);
-      }
-      for (; i < item.end; ++i) skip(i);
+      pass_tiles(item, softmax, sums);
       // Weights of 0 do not hide an infinite or NaN value, but its product is NaN.
       if (kMasked && !are_finite(sums) && lane_of_warp() == 0) {
         shared_.items[Turn<kItems>(n).stage].again = true;
@@ -114,6 +99,25 @@ class Walk {
     if (!has_ended(shared_.item_full[turn.stage], turn.parity)) return false;
     const Item& next = shared_.items[turn.stage];
     return next.exists && start_queries(p_, next, shared_);
+  }
+
+  __device__ void pass_tiles(const Item& item, Softmax& softmax, Sums& sums) {
+    const KeyRange seen = tiles_seen(item);
+    int32_t i = item.begin;
+    for (; i < seen.begin; ++i) skip(i);
+    if (seen.begin < seen.end) {
+      Weights weights;
+      pass_keys(item, seen, softmax, sums, weights);
+      release(shared_.q_empty);
+      add_values(weights, seen.end - 1, sums);
+      wait_for_products<0>();
+      pin_all(sums);
+      release(shared_.v_empty, seen.end - 1);
+      i = seen.end;
+    } else {
+      release(shared_.q_empty);
+    }
+    for (; i < item.end; ++i) skip(i);
   }
 
   /// Tiles of keys that some of the warpgroup's rows see.
@@ -315,7 +319,7 @@ __device__ void load(const Sm90Params& p, Shared& shared, int described) {
           p, shared,
           {a.v, p.v, a.dv, kValueSlabs, shared.v[0], shared.v_full, shared.v_empty, nullptr});
     case 2:
-      return load_and_inspect(p, shared);
+      return make_ready(p, shared);
     default:
       return schedule(p, shared, described);
   }

@@ -14,7 +14,7 @@ namespace octavo::cuda {
 inline constexpr int kWarpgroups = kWarps / 4;  // that have rows of their own
 inline constexpr int kRowsOfGroup = 64;
 inline constexpr int kGroupThreads = 128;
-inline constexpr int kLoaders = 4;  // warps: of K, of V, one that inspects V, one that schedules
+inline constexpr int kLoaders = 4;  // warps: of K, of V, one that makes V ready, one that schedules
 inline constexpr int kBlockThreads = kThreads + kLoaders * kWarp;
 inline constexpr int kStages = OCTAVO_STAGES;
 inline constexpr bool kWholeGroups = OCTAVO_WHOLE_GROUPS;  // a warpgroup's rows are whole tokens

@@ -41,7 +41,7 @@ __device__ inline bool has_specials(const unsigned char* values) {
 }
 
 /// By a warp, of every item: its Q by boxes, and then its tiles of V made ready.
-__device__ inline void load_and_inspect(const Sm90Params& p, Shared& shared) {
+__device__ inline void make_ready(const Sm90Params& p, Shared& shared) {
   const TileSteps& steps = p.v.steps;
   for (int n = 0;; ++n) {
     const Item& item = take_item(shared, n);
