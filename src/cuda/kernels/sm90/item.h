@@ -19,7 +19,6 @@ struct Item {
   bool again;      ///< set by who did it: it is to be done with care
 
   __device__ int32_t first_of(int32_t tile) const { return origin + tile * kKeys; }
-  __device__ bool is_plain(int32_t tile) const { return tile >= plain.begin && tile < plain.end; }
 
   /// By `threads` threads, of which this is number `thread`.
   __device__ void describe(const TiledParams& p, const RowTile& tile, int32_t kv_head,
