@@ -63,7 +63,7 @@ void find_all(const Loader& loader, Driver& d) {
   loader.find(d.module_load, "cuModuleLoadData");
   loader.find(d.module_function, "cuModuleGetFunction");
   loader.find(d.function_set, "cuFuncSetAttribute");
-  loader.find(d.launch, "cuLaunchKernel");
+  loader.find(d.launch, "cuLaunchKernelEx");
   loader.find(d.pointer_attributes, "cuPointerGetAttributes");
   loader.find(d.allocate, "cuMemAlloc_v2");
   loader.find(d.free, "cuMemFree_v2");

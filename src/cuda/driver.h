@@ -51,6 +51,24 @@ enum class TensorMapSwizzle : int { bytes_128 = 3 };
 
 enum class FunctionAttribute : int { dynamic_shared_bytes = 8 };
 
+/// CUlaunchAttribute with a number.
+struct LaunchAttribute {
+  static constexpr int kProgrammaticSerialization = 6;
+  int id;
+  alignas(8) int value;
+  unsigned char rest[60];
+};
+
+/// CUlaunchConfig.
+struct LaunchConfig {
+  unsigned grid_x, grid_y, grid_z;
+  unsigned block_x, block_y, block_z;
+  unsigned shared_bytes;
+  StreamHandle stream;
+  LaunchAttribute* attributes;
+  unsigned attribute_count;
+};
+
 /// The entry points of libcuda, which is opened at run time.
 struct Driver {
   Result (*init)(unsigned flags);
@@ -71,9 +89,8 @@ struct Driver {
   Result (*module_load)(Module* module, const void* image);
   Result (*module_function)(FunctionHandle* function, Module module, const char* name);
   Result (*function_set)(FunctionHandle function, FunctionAttribute attribute, int value);
-  Result (*launch)(FunctionHandle function, unsigned grid_x, unsigned grid_y, unsigned grid_z,
-                   unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared_bytes,
-                   StreamHandle stream, void** params, void** extra);
+  Result (*launch)(const LaunchConfig* config, FunctionHandle function, void** params,
+                   void** extra);
 
   Result (*pointer_attributes)(unsigned count, PointerAttribute* attributes, void** values,
                                DevicePointer pointer);

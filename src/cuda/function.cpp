@@ -43,6 +43,13 @@ FunctionHandle load_code(const Device& device, const Variant& variant) {
   return function;
 }
 
+/// Programmatic dependent launch: of cards since 9.0; in graphs, since CUDA 12.3.
+bool has_early_grids(const Device& device) {
+  int version = 0;
+  return device.capability >= 90 && driver().driver_version(&version) == kSuccess &&
+         version >= 12030;
+}
+
 }  // namespace
 
 Function load(const Device& device, const Variant& variant, int shared_bytes) {
@@ -61,16 +68,26 @@ Function load(const Device& device, const Variant& variant, int shared_bytes) {
   function.handle_ = entry.handle;
   function.source_ = entry.variant.source.c_str();  // entries live while the process does
   function.shared_bytes_ = shared_bytes;
+  function.may_begin_early_ = has_early_grids(device);
   return function;
 }
 
-void Function::launch(Grid grid, int threads, void* stream, const void* params) const {
+void Function::launch(Grid grid, int threads, void* stream, const void* params, Begin begin) const {
   void* arguments[] = {const_cast<void*>(params)};
+  LaunchAttribute early{LaunchAttribute::kProgrammaticSerialization, 1, {}};
+  const LaunchConfig config{grid.x,
+                            grid.y,
+                            grid.z,
+                            static_cast<unsigned>(threads),
+                            1,
+                            1,
+                            static_cast<unsigned>(shared_bytes_),
+                            static_cast<StreamHandle>(stream),
+                            &early,
+                            begin == Begin::early && may_begin_early_ ? 1u : 0u};
   const Result result =
-      driver().launch(static_cast<FunctionHandle>(handle_), grid.x, grid.y, grid.z,
-                      static_cast<unsigned>(threads), 1, 1, static_cast<unsigned>(shared_bytes_),
-                      static_cast<StreamHandle>(stream), arguments, nullptr);
-  check(result, "cuLaunchKernel", "for ", source_, " on a grid of ", grid.x, " x ", grid.y, " x ",
+      driver().launch(&config, static_cast<FunctionHandle>(handle_), arguments, nullptr);
+  check(result, "cuLaunchKernelEx", "for ", source_, " on a grid of ", grid.x, " x ", grid.y, " x ",
         grid.z, " blocks of ", threads, " threads with ", shared_bytes_, " bytes of shared memory");
 }
 

@@ -1,8 +1,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "cuda/driver.h"
 #include "cuda/kernels.h"
-#include "cuda/portable.h"
 #include "cuda/sm90_tiles.h"
 #include "cuda/tensor_map.h"
 
@@ -12,28 +12,32 @@ namespace {
 constexpr int kCapability = 90;
 constexpr std::int64_t kMostHeads = 65535;       // of a grid's second axis
 constexpr std::int64_t kMostSlots = 0x7fffffff;  // which boxes begin at
+constexpr std::int64_t kMostTasks = 1 << 30;     // which thread blocks count
 constexpr int kFewestBoxRows = 8;  // rows of 128 bytes among which chunks are permuted
 constexpr int kMostBoxes = 32;     // of a tile: a lane finds each
 
-constexpr int kFewRows = 16;  // which wgmma would waste three quarters of its work on
-
-bool is_few(const RowClass& c) { return c.tile.rows == kFewRows; }
+bool is_few(int rows) { return rows == kSm90FewRows; }
 
 Sm90Tile tile_of(const Problem& p, const Device& device, int rows) {
   return sm90_tile(rows, sm90_dims(p), device.shared_per_block);
 }
 
 std::vector<RowClass> classes_of(const Problem& p, const Device& device) {
-  return row_classes(p, {kFewRows, 64, kSm90Rows}, [&](int rows) {
-    return rows == kFewRows ? portable_tile(p, device, rows) : tile_of(p, device, rows).shape;
-  });
+  return row_classes(p, {kSm90FewRows, 64, kSm90Rows},
+                     [&](int rows) { return tile_of(p, device, rows).shape; });
 }
 
 Splitting splitting_of(const Problem& p, const RowClass& c, const Device& device) {
-  if (is_few(c)) return portable_splitting(p, c, device);
   if (p.invariant) return {0, 0};
+  if (is_few(c.tile.rows)) {
+    return {tile_of(p, device, c.tile.rows).blocks * device.multiprocessors, 512};
+  }
   // Of 64 rows, shorter splits cost more than they give.
   return {device.multiprocessors, c.tile.rows > 64 ? 1024 : 4096};
+}
+
+Units units_of(const Problem& p, const RowClass& c, const Device& device) {
+  return Units::of(p, c, splitting_of(p, c, device), p.batch(), p.total_q());
 }
 
 Support supports(const Problem& p, const Device& device) {
@@ -50,37 +54,45 @@ Support supports(const Problem& p, const Device& device) {
             "must be at most ", kMostSlots, ", is ", tokens);
   s.require(p.max_q_len() <= kAnyRows / p.group(), "q_len times hq / hkv must be at most ",
             kAnyRows, ", is ", p.max_q_len(), " * ", p.group());
+  std::int64_t tasks = 0;
+  for (const RowClass& c : classes_of(p, device)) {
+    tasks = std::max(tasks, units_of(p, c, device).all * p.hkv);
+  }
+  s.require(tasks <= kMostTasks, "tiles of rows, times their splits and hkv, must be at most ",
+            kMostTasks, ", are ", tasks);
   return s;
 }
 
 double cost_us(const Problem& p, const Device& device) {
   double launches = 0;
   for (const RowClass& c : classes_of(p, device)) {
-    const Units units = Units::of(p, c, splitting_of(p, c, device), p.batch(), p.total_q());
-    launches += units.partial > 0 ? 2 : 1;
+    launches += units_of(p, c, device).partial > 0 ? 2 : 1;
   }
   return tiled_cost_us(p, device, launches, {.multiply_adds_per_us = 1.9e6, .memory_share = 0.8});
 }
 
 Variant variant_of(const Problem& p, const Device& device, const RowClass& c) {
-  if (is_few(c)) return portable_variant(p, c.tile);
-  Variant variant{"sm90/attend.cu", "octavo_sm90", tiled_definitions(p, sm90_dims(p), c.tile), true,
-                  true};
-  variant.definitions.emplace_back("OCTAVO_STAGES",
-                                   std::to_string(tile_of(p, device, c.tile.rows).stages));
+  const Sm90Tile tile = tile_of(p, device, c.tile.rows);
+  const bool few = is_few(c.tile.rows);
+  Variant variant{few ? "sm90/few.cu" : "sm90/attend.cu", few ? "octavo_sm90_few" : "octavo_sm90",
+                  tiled_definitions(p, sm90_dims(p), c.tile), true, true};
+  variant.definitions.emplace_back("OCTAVO_STAGES", std::to_string(tile.stages));
+  if (few) {
+    variant.definitions.emplace_back("OCTAVO_BLOCKS", std::to_string(tile.blocks));
+    return variant;
+  }
   variant.definitions.emplace_back("OCTAVO_WHOLE_GROUPS", has_whole_groups(p.group()) ? "1" : "0");
   return variant;
 }
 
 TiledLaunch launch_of(const Problem& p, const Device& device, const RowClass& c) {
-  if (is_few(c)) return portable_launch(p, device, c);
   const Sm90Tile tile = tile_of(p, device, c.tile.rows);
   return {p,
           device,
           c,
           splitting_of(p, c, device),
-          {variant_of(p, device, c), tile.threads(), sm90_shared_bytes(tile, sm90_dims(p)),
-           tile.blocks() * device.multiprocessors}};
+          {variant_of(p, device, c), tile.threads, tile.shared_bytes,
+           tile.blocks * device.multiprocessors}};
 }
 
 /// Of a tile of keys, the rows that are one box; 0: no boxes.
@@ -98,36 +110,52 @@ class Sm90 final : public StreamKernel {
   Sm90(const Problem& p, const Device& device) : classes_(classes_of(p, device)) {
     for (const RowClass& c : classes_) {
       launches_.push_back(launch_of(p, device, c));
-      workspace_ = std::max(workspace_, launches_.back().workspace());
+      partials_ = std::max(partials_, launches_.back().workspace());
     }
   }
 
-  std::size_t workspace() const override { return workspace_; }
+  std::size_t workspace() const override { return partials_ + kCounterBytes * launches_.size(); }
 
   void launch(const StreamCall& call) const override {
     const Arguments& a = call.arguments;
+    clear_counters(call);
     Sm90Params params{};
     static_cast<TiledParams&>(params) = tiled_params(call);
     params.kv_whole = is_whole(a.k) && is_whole(a.v) ? 1 : 0;
     params.folded =
         call.problem.layout == Layout::paged && has_folded_boxes(a.k) && has_folded_boxes(a.v) ? 1
                                                                                                : 0;
+    Begin begin = Begin::after_all;
     for (std::size_t i = 0; i < launches_.size(); ++i) {
       if (!launches_[i].has_work(call)) continue;
-      if (is_few(classes_[i])) {
-        PortableParams few = portable_params(call);
-        launches_[i].launch(call, few, &few, 1);
-      } else {
-        if (params.q_whole != 0 && params.q.exist == 0) {
-          params.q = query_boxes(a.q, call.problem.group());
-        }
-        set_boxes(params, call, classes_[i].tile.keys);
-        launches_[i].launch(call, params, &params, 1);
+      params.taken = launches_[i].takes(call)
+                         ? reinterpret_cast<unsigned*>(counters(call) + kCounterBytes * i)
+                         : nullptr;
+      if (!is_few(classes_[i].tile.rows) && params.q_whole != 0 && params.q.exist == 0) {
+        params.q = query_boxes(a.q, call.problem.group());
       }
+      set_boxes(params, call, classes_[i].tile.keys);
+      launches_[i].launch(call, params, &params, 1, begin);
+      begin = Begin::early;
     }
   }
 
  private:
+  static constexpr std::size_t kCounterBytes = sizeof *TiledParams::taken;
+
+  /// One for each class, behind the partial results, which they share.
+  std::byte* counters(const StreamCall& call) const { return call.workspace + partials_; }
+
+  /// All at once, so that no launch waits for a copy between it and the one before.
+  void clear_counters(const StreamCall& call) const {
+    const auto takes = [&](const TiledLaunch& launch) { return launch.takes(call); };
+    if (std::ranges::none_of(launches_, takes)) return;
+    check(driver().set_bytes(reinterpret_cast<std::uintptr_t>(counters(call)), 0,
+                             kCounterBytes * launches_.size(),
+                             static_cast<StreamHandle>(call.stream)),
+          "cuMemsetD8Async", "for launches of ", call.rows, " query tokens");
+  }
+
   /// For tiles of so many keys; maps of boxes that are as large as those before stay.
   static void set_boxes(Sm90Params& params, const StreamCall& call, int keys) {
     const Arguments& a = call.arguments;
@@ -142,7 +170,7 @@ class Sm90 final : public StreamKernel {
 
   std::vector<RowClass> classes_;
   std::vector<TiledLaunch> launches_;
-  std::size_t workspace_ = 0;
+  std::size_t partials_ = 0;  ///< bytes
 };
 
 std::shared_ptr<const StreamKernel> load(const Problem& problem, const Device& device) {
@@ -155,8 +183,7 @@ std::vector<Variant> sm90_variants(const Problem& p, const Device& device) {
   std::vector<Variant> variants;
   for (const RowClass& c : classes_of(p, device)) {
     variants.push_back(variant_of(p, device, c));
-    const Units units = Units::of(p, c, splitting_of(p, c, device), p.batch(), p.total_q());
-    if (units.partial > 0) variants.push_back(merge_variant(c.tile));
+    if (units_of(p, c, device).partial > 0) variants.push_back(merge_variant(c.tile));
   }
   return variants;
 }

@@ -11,9 +11,10 @@ namespace octavo::cuda {
 /// What a thread block computes at a time, and how far ahead it loads.
 struct Sm90Tile {
   TileShape shape;
+  int threads = 0;
+  int blocks = 0;  ///< of a multiprocessor
   int stages = 0;  ///< tiles of K and of V in shared memory
-  int threads() const { return shape.warps * 32 + 128; }
-  int blocks() const { return shape.warps == 4 ? 2 : 1; }  ///< of a multiprocessor
+  int shared_bytes = 0;
 };
 
 inline constexpr std::int64_t kSm90Widest = 256;
@@ -29,32 +30,62 @@ constexpr HeadDims sm90_dims(const Problem& p) {
   return {round_up(p.d), round_up(p.dv)};
 }
 
-/// Bytes of shared memory of a thread block: see kernels/sm90/shared.h.
-constexpr int sm90_shared_bytes(const Sm90Tile& tile, const HeadDims& dims) {
-  constexpr int kRowBytes = 2 * 8;  // which keys a row of either item sees
-  constexpr int kTileBytes = 1024;  // what is known of two items, and barriers
-  const auto slabs = [](int columns) { return (columns + 63) / 64; };
-  const int q = tile.shape.rows * slabs(dims.d) * 128;
-  const int kv = tile.shape.keys * (slabs(dims.d) + slabs(dims.dv)) * 128;
-  return q + tile.stages * kv + tile.shape.rows * kRowBytes + kTileBytes;
+/// Slabs of 64 columns of 16 bits.
+constexpr int slabs_of(int columns) { return (columns + 63) / 64; }
+
+/// Bytes of shared memory of a tile of K and one of V.
+constexpr int sm90_stage_bytes(int keys, const HeadDims& dims) {
+  return keys * (slabs_of(dims.d) + slabs_of(dims.dv)) * 128;
 }
 
-inline constexpr int kSm90Rows = 192;  ///< of a tile, at most
+inline constexpr int kSm90Rows = 192;    ///< of a tile, at most
+inline constexpr int kSm90FewRows = 16;  ///< which wgmma would waste three quarters of its work on
 inline constexpr int kRowsOfWarpgroup = 64;
 
 /// Whether a warpgroup's rows are whole query tokens, which boxes of Q can bring.
 constexpr bool has_whole_groups(std::int64_t group) { return kRowsOfWarpgroup % group == 0; }
 
-/// Of 64 rows, or of as many as registers have room for: a warp's O and S take (dv + keys) / 2
-/// registers of each of its lanes, of 160 with three warpgroups and of 232 with two.
-constexpr Sm90Tile sm90_tile(int rows, const HeadDims& dims, int shared_limit) {
+inline constexpr int kSm90Reserved = 1024;  ///< bytes of shared memory, of each thread block
+
+/// As many stages as fit, 2 or more, beside `others` bytes.
+constexpr void take_stages(Sm90Tile& tile, const HeadDims& dims, int others, int limit) {
+  const int stage = sm90_stage_bytes(tile.shape.keys, dims);
+  while (tile.stages > 2 && tile.stages * stage + others > limit) --tile.stages;
+  tile.shared_bytes = tile.stages * stage + others;
+}
+
+/// Of kernels/sm90/attend.cu: of 64 rows, or of as many as registers have room for. A warp's O and
+/// S take (dv + keys) / 2 registers of each of its lanes, of 160 with three warpgroups and of 232
+/// with two.
+constexpr Sm90Tile sm90_many_rows(int rows, const HeadDims& dims, int shared_limit) {
+  constexpr int kLoaders = 128;     // threads
+  constexpr int kRowBytes = 2 * 8;  // which keys a row of either item sees
   const int widest = std::max(dims.d, dims.dv);
-  Sm90Tile tile{{kSm90Rows, 12, 80}, 4};
+  Sm90Tile tile{{kSm90Rows, 12, 80}, 0, 1, 4};
   if (widest == 64) tile.shape.keys = 128;
   if (widest > 128) tile.shape = {128, 8, 80};
-  if (rows <= 64) tile = {{64, 4, 64}, 2};
-  while (tile.stages > 2 && sm90_shared_bytes(tile, dims) > shared_limit) --tile.stages;
+  if (rows <= 64) tile = {{64, 4, 64}, 0, 2, 2};
+  tile.threads = tile.shape.warps * 32 + kLoaders;
+  const int items = tile.shape.warps == 12 ? 1280 : 1024;  // what else is known, and barriers
+  take_stages(tile, dims, tile.shape.rows * (slabs_of(dims.d) * 128 + kRowBytes) + items,
+              shared_limit);
+  if (2 * (tile.shared_bytes + kSm90Reserved) > shared_limit + kSm90Reserved) tile.blocks = 1;
   return tile;
+}
+
+/// Of kernels/sm90/few.cu. Q takes d / 4 registers of each lane, O dv / 2.
+constexpr Sm90Tile sm90_few_rows(const HeadDims& dims, int shared_limit) {
+  constexpr int kItemBytes = 1536;  // what is known of two items, and barriers
+  Sm90Tile tile{{kSm90FewRows, 1, 64, 4}, 256, std::max(dims.d, dims.dv) > 128 ? 1 : 2, 6};
+  const int sums = kSm90FewRows * (dims.dv + 8 * 4) * 4;
+  take_stages(tile, dims, sums + kItemBytes,
+              (shared_limit + kSm90Reserved) / tile.blocks - kSm90Reserved);
+  return tile;
+}
+
+constexpr Sm90Tile sm90_tile(int rows, const HeadDims& dims, int shared_limit) {
+  return rows == kSm90FewRows ? sm90_few_rows(dims, shared_limit)
+                              : sm90_many_rows(rows, dims, shared_limit);
 }
 
 }  // namespace octavo::cuda

@@ -4,13 +4,13 @@
 #include <string>
 
 #include "cuda/attention_params.h"
-#include "cuda/driver.h"
 
 namespace octavo::cuda {
 namespace {
 
 constexpr int kMergeThreads = 128;
 constexpr std::int64_t kMostMergeBlocks = 16;      // of a tile of rows
+constexpr std::int64_t kMergeBlocksTogether = 16;  // of a multiprocessor
 constexpr std::int64_t kMostInSecondAxis = 65535;  // of a grid
 constexpr std::int64_t kShort = 512;               // keys: units take about as long as each other
 
@@ -106,6 +106,7 @@ std::vector<std::pair<std::string, std::string>> tiled_definitions(const Problem
   return {{"OCTAVO_ROWS", number(tile.rows)},
           {"OCTAVO_WARPS", number(tile.warps)},
           {"OCTAVO_KEYS", number(tile.keys)},
+          {"OCTAVO_KEY_WARPS", number(tile.key_warps)},
           {"OCTAVO_D", number(dims.d)},
           {"OCTAVO_DV", number(dims.dv)},
           {"OCTAVO_BF16", number(*multiplied_type(p) == DType::bf16)},
@@ -154,6 +155,7 @@ TiledLaunch::TiledLaunch(const Problem& p, const Device& device, const RowClass&
       threads_(code.threads),
       resident_(code.resident),
       takes_(resident_ > 0 && p.max_kv_len() > kShort),
+      multiprocessors_(device.multiprocessors),
       heads_together_(heads_together(p)),
       attend_(cuda::load(device, code.attend, code.shared_bytes)) {
   const Units units = Units::of(p, of_, splitting_, p.batch(), p.total_q());
@@ -165,21 +167,24 @@ Units TiledLaunch::units(const StreamCall& call) const {
   return Units::of(call.problem, of_, splitting_, call.requests, call.rows);
 }
 
-std::size_t TiledLaunch::workspace() const {
-  return partials_ + (takes_ ? sizeof *TiledParams::taken : 0);
+bool TiledLaunch::takes(const StreamCall& call) const {
+  return takes_ && units(call).all * call.problem.hkv > resident_;
 }
 
-void TiledLaunch::launch(const StreamCall& call, TiledParams& tiled, const void* params,
-                         int slices) const {
+void TiledLaunch::launch(const StreamCall& call, TiledParams& tiled, const void* params, int slices,
+                         Begin begin) const {
   const Problem& p = call.problem;
   tiled.fewest_rows = of_.fewest_rows;
   tiled.most_rows = of_.most_rows;
   tiled.blocks_of_request = splitting_.blocks_of_request;
   tiled.shortest_split = splitting_.shortest;
-  tiled.merge_blocks = static_cast<std::int32_t>(
-      std::min({p.max_q_len() * p.group(), std::int64_t{of_.tile.rows}, kMostMergeBlocks}));
   const Units units = this->units(call);
   if (units.all == 0) return;
+  const std::int64_t most_rows = std::min<std::int64_t>(p.max_q_len() * p.group(), of_.tile.rows);
+  const std::int64_t fitting =
+      kMergeBlocksTogether * multiprocessors_ / (std::max<std::int64_t>(units.merged, 1) * p.hkv);
+  tiled.merge_blocks = static_cast<std::int32_t>(
+      std::clamp<std::int64_t>(fitting, 1, std::min(most_rows, kMostMergeBlocks)));
   // Blocks of few rows wait for memory, where the heads of a token are neighbours. Those of many
   // read the keys of a head again and again, from a cache.
   tiled.heads_first = of_.tile.rows <= 64 && units.all <= kMostInSecondAxis ? 1 : 0;
@@ -190,22 +195,14 @@ void TiledLaunch::launch(const StreamCall& call, TiledParams& tiled, const void*
   Grid attend = grid(units.all, slices);
   if (tiled.heads_first != 0) std::swap(attend.x, attend.y);
   if (resident_ > 0) {
-    const std::int64_t tasks = units.all * p.hkv;
-    attend = {static_cast<std::uint32_t>(std::min<std::int64_t>(tasks, resident_))};
-    tiled.units = units.all;
+    attend = {static_cast<std::uint32_t>(std::min<std::int64_t>(units.all * p.hkv, resident_))};
     tiled.heads_together =
         tiled.heads_first != 0 ? static_cast<std::int32_t>(p.hkv) : heads_together_;
-    tiled.taken = nullptr;
-    if (takes_ && tasks > resident_) {
-      tiled.taken = reinterpret_cast<unsigned long long*>(call.workspace + partials_);
-      check(driver().set_bytes(reinterpret_cast<std::uintptr_t>(tiled.taken), 0,
-                               sizeof *tiled.taken, static_cast<StreamHandle>(call.stream)),
-            "cuMemsetD8Async", "for a launch of ", tasks, " units");
-    }
   }
-  attend_.launch(attend, threads_, call.stream, params);
+  attend_.launch(attend, threads_, call.stream, params, begin);
   if (units.merged == 0) return;
-  merge_->launch(grid(units.merged, tiled.merge_blocks), kMergeThreads, call.stream, &tiled);
+  merge_->launch(grid(units.merged, tiled.merge_blocks), kMergeThreads, call.stream, &tiled,
+                 Begin::early);
 }
 
 }  // namespace octavo::cuda

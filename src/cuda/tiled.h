@@ -20,9 +20,10 @@ namespace octavo::cuda {
 
 /// What a thread block computes at a time.
 struct TileShape {
-  int rows = 0;   ///< 0: no such tile fits the device
-  int warps = 0;  ///< that have rows of their own
-  int keys = 0;   ///< of K and V in shared memory at a time
+  int rows = 0;       ///< 0: no such tile fits the device
+  int warps = 0;      ///< that have rows of their own
+  int keys = 0;       ///< of K and V in shared memory at a time
+  int key_warps = 1;  ///< that have the same rows, and share the keys
 };
 
 /// Rows of a request that a launch takes, and its tile: which one follows from the request's own
@@ -121,14 +122,19 @@ class TiledLaunch {
   TiledLaunch(const Problem& problem, const Device& device, const RowClass& row_class,
               const Splitting& splitting, const TiledCode& code);
 
-  std::size_t workspace() const;
+  /// Bytes of partial results.
+  std::size_t workspace() const { return partials_; }
 
   /// Whether the call may have requests of the class.
   bool has_work(const StreamCall& call) const { return units(call).all > 0; }
 
-  /// Launches both, if there is work. `params` is for the first, and
-  /// `tiled` a part of it. `slices`: of V.
-  void launch(const StreamCall& call, TiledParams& tiled, const void* params, int slices) const;
+  /// Whether thread blocks take units by TiledParams::taken, which is 0 before.
+  bool takes(const StreamCall& call) const;
+
+  /// Launches both, if there is work. `params` is for the first, and `tiled` a part of it.
+  /// `slices`: of V. `begin`: of the first.
+  void launch(const StreamCall& call, TiledParams& tiled, const void* params, int slices,
+              Begin begin = Begin::after_all) const;
 
  private:
   Units units(const StreamCall& call) const;
@@ -138,6 +144,7 @@ class TiledLaunch {
   int threads_;
   int resident_;
   bool takes_;  ///< units as thread blocks get to them, not by their numbers
+  int multiprocessors_;
   std::int32_t heads_together_;
   std::size_t partials_ = 0;  ///< bytes
   Function attend_;

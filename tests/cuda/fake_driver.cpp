@@ -14,6 +14,7 @@
 #include <string_view>
 #include <vector>
 
+#include "cuda/driver.h"
 #include "cuda/kernels/append/params.h"
 #include "cuda/kernels/cascade/params.h"
 #include "cuda/kernels/check/params.h"
@@ -21,6 +22,7 @@
 #include "cuda/kernels/portable/params.h"
 #include "cuda/kernels/reference/params.h"
 #include "cuda/kernels/sm90/params.h"
+#include "fake_tensor_map.h"
 
 namespace {
 
@@ -79,6 +81,7 @@ constexpr FakeFunction kFunctions[] = {
     {"octavo_portable", sizeof(octavo::cuda::PortableParams)},
     {"octavo_reference", sizeof(octavo::cuda::ReferenceParams)},
     {"octavo_sm90", sizeof(octavo::cuda::Sm90Params)},
+    {"octavo_sm90_few", sizeof(octavo::cuda::Sm90Params)},
 };
 char event;
 
@@ -208,13 +211,19 @@ int cuModuleGetFunction(const void** handle, void*, const char* name) {
   return kSuccess;
 }
 int cuFuncSetAttribute(void*, int, int) { return kSuccess; }
-int cuLaunchKernel(const FakeFunction* function, unsigned x, unsigned y, unsigned z,
-                   unsigned threads, unsigned, unsigned, unsigned shared_bytes, void* stream,
-                   void** params, void**) {
+int cuLaunchKernelEx(const octavo::cuda::LaunchConfig* config, const FakeFunction* function,
+                     void** params, void**) {
   const std::lock_guard lock(fake().mutex);
   if (fake().launch_result != kSuccess) return fake().launch_result;
   FakeLaunch& launch = fake().launch;
-  launch = {launch.count + 1, current(), stream, {x, y, z}, threads, shared_bytes, 0, {}};
+  launch = {launch.count + 1,
+            current(),
+            config->stream,
+            {config->grid_x, config->grid_y, config->grid_z},
+            config->block_x,
+            config->shared_bytes,
+            0,
+            {}};
   launch.param_bytes = function->param_bytes;
   std::memcpy(launch.params, params[0], launch.param_bytes);
   if (fake().kernel != nullptr) fake().kernel(launch);
@@ -265,10 +274,18 @@ int cuMemsetD8Async(unsigned long long target, unsigned char value, std::size_t 
   return kSuccess;
 }
 
-int cuTensorMapEncodeTiled(void* map, int, unsigned, void*, const std::uint64_t*,
-                           const std::uint64_t*, const std::uint32_t*, const std::uint32_t*, int,
-                           int, int, int) {
+int cuTensorMapEncodeTiled(void* map, int, unsigned rank, const unsigned char* data,
+                           const std::uint64_t* shape, const std::uint64_t* strides,
+                           const std::uint32_t* box, const std::uint32_t*, int, int, int, int) {
+  static_assert(sizeof(FakeTensorMap) <= sizeof(octavo::cuda::TensorMap));
+  FakeTensorMap fake{data, static_cast<int>(rank), {}, {}, {}};
+  for (unsigned axis = 0; axis < rank; ++axis) {
+    fake.shape[axis] = static_cast<std::uint32_t>(shape[axis]);
+    fake.box[axis] = static_cast<std::uint16_t>(box[axis]);
+    if (axis > 0) fake.strides[axis - 1] = strides[axis - 1];
+  }
   std::memset(map, 0, sizeof(octavo::cuda::TensorMap));
+  std::memcpy(map, &fake, sizeof fake);
   return kSuccess;
 }
 

@@ -17,11 +17,12 @@ HeadDims dims_of(std::int64_t d, std::int64_t dv) {
 TEST(Sm90Tiles, FitWithTwoStagesOrMore) {
   for (std::int64_t d = 1; d <= kSm90Widest; ++d) {
     for (const std::int64_t dv : {std::int64_t{1}, d, kSm90Widest}) {
-      for (const int rows : {64, kSm90Rows}) {
+      for (const int rows : {kSm90FewRows, 64, kSm90Rows}) {
         const HeadDims dims = dims_of(d, dv);
         const Sm90Tile tile = sm90_tile(rows, dims, kLimit);
         ASSERT_GE(tile.stages, 2) << "d=" << d << " dv=" << dv;
-        ASSERT_LE(sm90_shared_bytes(tile, dims), kLimit) << "d=" << d << " dv=" << dv;
+        ASSERT_LE(tile.blocks * (tile.shared_bytes + kSm90Reserved), kLimit + kSm90Reserved)
+            << "d=" << d << " dv=" << dv;
       }
     }
   }
@@ -39,7 +40,9 @@ TEST(Sm90Tiles, SumsLeaveRoomInRegisters) {
 
 TEST(Sm90Tiles, TwoBlocksOfFewRowsOnAMultiprocessor) {
   const HeadDims dims = dims_of(128, 128);
-  EXPECT_LE(2 * (sm90_shared_bytes(sm90_tile(64, dims, kLimit), dims) + 1024), 228 * 1024);
+  EXPECT_EQ(sm90_tile(64, dims, kLimit).blocks, 2);
+  EXPECT_EQ(sm90_tile(kSm90FewRows, dims, kLimit).blocks, 2);
+  EXPECT_GE(sm90_tile(kSm90FewRows, dims, kLimit).stages, 3);
 }
 
 }  // namespace

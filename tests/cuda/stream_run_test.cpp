@@ -298,7 +298,8 @@ TEST(CudaRun, AFailedLaunchNamesTheCallTheKernelAndTheProblem) {
   const std::string message =
       error_of(ErrorCode::device_error, [&] { plan.run(c.arguments, Stream{}); });
   for (const std::string& words :
-       {std::string("cuLaunchKernel failed with CUDA_ERROR_ILLEGAL_ADDRESS (in the fake's words)"),
+       {std::string(
+            "cuLaunchKernelEx failed with CUDA_ERROR_ILLEGAL_ADDRESS (in the fake's words)"),
         std::string("reference/attend.cu on a grid of 5 x 2 x 1"), std::string("cuda:0"),
         plan.problem().to_string()}) {
     EXPECT_NE(message.find(words), std::string::npos) << message << "\nlacks: " << words;

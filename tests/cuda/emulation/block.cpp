@@ -6,8 +6,10 @@
 #include <cstring>
 #include <deque>
 #include <exception>
+#include <map>
 #include <random>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 namespace octavo::emulation {
@@ -29,6 +31,21 @@ struct Meeting {
   std::vector<int> waiting;
 };
 
+/// An mbarrier.
+struct CountingBarrier {
+  int arrivals = 0;  ///< of a phase
+  int missing = 0;
+  std::int64_t bytes = 0;  ///< that are expected and not there
+  unsigned phase = 0;
+  std::vector<int> waiting;
+};
+
+struct BulkCopy {
+  std::function<void()> copy;
+  unsigned barrier;
+  int bytes;
+};
+
 /// Stacks outlive their block: the next one takes them.
 unsigned char* stacks(int threads) {
   thread_local std::vector<unsigned char> memory;
@@ -39,9 +56,10 @@ unsigned char* stacks(int threads) {
 
 class Block {
  public:
-  Block(Index index, int threads, std::span<unsigned char> shared,
+  Block(Index index, Index grid, int threads, std::span<unsigned char> shared,
         const std::function<void()>& kernel)
       : index_(index),
+        grid_(grid),
         shared_(shared),
         kernel_(kernel),
         fibers_(threads),
@@ -51,6 +69,7 @@ class Block {
   void run();
 
   Index index() const { return index_; }
+  Index grid() const { return grid_; }
   std::span<unsigned char> shared() const { return shared_; }
   Fiber& running() { return fibers_[running_]; }
   Meeting& warp() { return warps_[running_ / kWarpLanes]; }
@@ -59,13 +78,23 @@ class Block {
   void together(void (*operation)(Warp&));
   bool barrier(bool flag);
 
+  void init_barrier(unsigned address, int arrivals);
+  void arrive(unsigned address, int expected_bytes);
+  bool has_ended(unsigned address, unsigned parity);
+  void wait_for(unsigned address, unsigned parity);
+  void start_bulk_copy(BulkCopy copy) { bulk_copies_.push_back(std::move(copy)); }
+
  private:
   static void start();
   int draw();
   void wait_in(std::vector<int>& waiting);
   void wake(std::vector<int>& waiting);
+  CountingBarrier& counting(unsigned address);
+  void end_phase_if_complete(CountingBarrier& barrier);
+  void finish_bulk_copy();
 
   Index index_;
+  Index grid_;
   std::span<unsigned char> shared_;
   const std::function<void()>& kernel_;
   std::vector<Fiber> fibers_;
@@ -73,6 +102,8 @@ class Block {
   std::vector<int> at_barrier_;
   bool flag_ = false;         ///< of those at the barrier
   bool agreed_flag_ = false;  ///< of those that left it last
+  std::map<unsigned, CountingBarrier> counting_barriers_;
+  std::vector<BulkCopy> bulk_copies_;
   std::vector<int> ready_;
   int running_ = 0;
   std::minstd_rand random_;
@@ -96,7 +127,9 @@ void Block::run() {
     makecontext(&fiber.context, &Block::start, 0);
     ready_.push_back(i);
   }
-  while (!ready_.empty() && error_ == nullptr) {
+  while (error_ == nullptr) {
+    while (ready_.empty() && !bulk_copies_.empty()) finish_bulk_copy();
+    if (ready_.empty()) break;
     running_ = draw();
     swapcontext(&outside_, &running().context);
   }
@@ -116,8 +149,9 @@ void Block::start() {
   block.running().done = true;
 }
 
-/// Takes one of those that are ready.
+/// Takes one of those that are ready. Now and then a copy comes before.
 int Block::draw() {
+  if (!bulk_copies_.empty() && random_() % 16 == 0) finish_bulk_copy();
   std::swap(ready_[random_() % ready_.size()], ready_.back());
   const int drawn = ready_.back();
   ready_.pop_back();
@@ -166,21 +200,84 @@ bool Block::barrier(bool flag) {
   return agreed_flag_;
 }
 
+CountingBarrier& Block::counting(unsigned address) {
+  const auto found = counting_barriers_.find(address);
+  if (found == counting_barriers_.end()) {
+    throw std::runtime_error("a barrier that was not initialised");
+  }
+  return found->second;
+}
+
+void Block::init_barrier(unsigned address, int arrivals) {
+  if (!counting_barriers_.try_emplace(address, CountingBarrier{arrivals, arrivals, 0, 0, {}})
+           .second) {
+    throw std::runtime_error("a barrier that was initialised before");
+  }
+}
+
+void Block::end_phase_if_complete(CountingBarrier& barrier) {
+  if (barrier.missing != 0 || barrier.bytes != 0) return;
+  barrier.missing = barrier.arrivals;
+  ++barrier.phase;
+  wake(barrier.waiting);
+}
+
+void Block::arrive(unsigned address, int expected_bytes) {
+  CountingBarrier& barrier = counting(address);
+  if (barrier.missing == 0) throw std::runtime_error("more arrivals than a phase has");
+  barrier.bytes += expected_bytes;
+  --barrier.missing;
+  end_phase_if_complete(barrier);
+}
+
+bool Block::has_ended(unsigned address, unsigned parity) {
+  return counting(address).phase % 2 != parity;
+}
+
+void Block::wait_for(unsigned address, unsigned parity) {
+  while (!has_ended(address, parity)) wait_in(counting(address).waiting);
+}
+
+void Block::finish_bulk_copy() {
+  std::swap(bulk_copies_[random_() % bulk_copies_.size()], bulk_copies_.back());
+  const BulkCopy done = std::move(bulk_copies_.back());
+  bulk_copies_.pop_back();
+  done.copy();
+  CountingBarrier& barrier = counting(done.barrier);
+  barrier.bytes -= done.bytes;
+  end_phase_if_complete(barrier);
+}
+
 }  // namespace
 
-void run_block(Index block, int threads, std::span<unsigned char> shared,
+void run_block(Index block, Index grid, int threads, std::span<unsigned char> shared,
                const std::function<void()>& kernel) {
-  Block running(block, threads, shared, kernel);
+  Block running(block, grid, threads, shared, kernel);
   current_block = &running;
   running.run();
 }
 
 Index thread_index() { return current_block->running().index; }
 Index block_index() { return current_block->index(); }
+Index grid_size() { return current_block->grid(); }
 std::span<unsigned char> shared_memory() { return current_block->shared(); }
 Lane& lane() { return current_block->lane(); }
 void together(void (*operation)(Warp&)) { current_block->together(operation); }
 bool barrier(bool flag) { return current_block->barrier(flag); }
+
+void init_barrier(unsigned address, int arrivals) {
+  current_block->init_barrier(address, arrivals);
+}
+void arrive(unsigned address, int expected_bytes) {
+  current_block->arrive(address, expected_bytes);
+}
+bool has_ended(unsigned address, unsigned parity) {
+  return current_block->has_ended(address, parity);
+}
+void wait_for(unsigned address, unsigned parity) { current_block->wait_for(address, parity); }
+void start_bulk_copy(std::function<void()> copy, unsigned barrier, int bytes) {
+  current_block->start_bulk_copy({std::move(copy), barrier, bytes});
+}
 
 void start_copy(const LateCopy& copy) {
   const std::span<unsigned char> shared = current_block->shared();

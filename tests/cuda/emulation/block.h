@@ -26,13 +26,14 @@ using Warp = std::array<Lane, kWarpLanes>;
 /// Runs `kernel` in each of the block's threads. `shared`: what addresses in shared memory are
 /// relative to, filled with ones before; may be empty. Throws std::runtime_error where threads wait
 /// for others that never come, and what a thread throws.
-void run_block(Index block, int threads, std::span<unsigned char> shared,
+void run_block(Index block, Index grid, int threads, std::span<unsigned char> shared,
                const std::function<void()>& kernel);
 
 // For the thread that runs:
 
 Index thread_index();
 Index block_index();
+Index grid_size();
 
 /// The block's shared memory.
 std::span<unsigned char> shared_memory();
@@ -56,5 +57,16 @@ struct LateCopy {
 void start_copy(const LateCopy& copy);
 void close_copies();
 void finish_copies(std::size_t pending_groups);
+
+// Barriers that count arrivals and bytes, by their addresses in shared memory.
+void init_barrier(unsigned address, int arrivals);
+void arrive(unsigned address, int expected_bytes);
+/// Whether the phase before the one under way has that parity.
+bool has_ended(unsigned address, unsigned parity);
+void wait_for(unsigned address, unsigned parity);
+
+/// A copy into shared memory that happens at any time from now on, and then counts its bytes at a
+/// barrier.
+void start_bulk_copy(std::function<void()> copy, unsigned barrier, int bytes);
 
 }  // namespace octavo::emulation

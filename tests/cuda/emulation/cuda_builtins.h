@@ -20,6 +20,7 @@
 #define __shared__ thread_local
 #define threadIdx (::octavo::emulation::thread_index())
 #define blockIdx (::octavo::emulation::block_index())
+#define gridDim (::octavo::emulation::grid_size())
 
 struct uint2 {
   unsigned x, y;
@@ -107,6 +108,12 @@ inline void gather_flags(Warp& warp) {
   for (Lane& lane : warp) lane.taken[0] = flags;
 }
 
+inline void add_all(Warp& warp) {
+  std::uint64_t sum = 0;
+  for (const Lane& lane : warp) sum += lane.given[0];
+  for (Lane& lane : warp) lane.taken[0] = sum;
+}
+
 }  // namespace octavo::emulation
 
 template <typename T>
@@ -133,5 +140,22 @@ inline unsigned __ballot_sync(unsigned lanes, bool flag) {
   octavo::emulation::together(octavo::emulation::gather_flags);
   return static_cast<unsigned>(self.taken[0]);
 }
+
+inline unsigned __reduce_add_sync(unsigned lanes, unsigned value) {
+  octavo::emulation::expect_whole_warp(lanes);
+  octavo::emulation::Lane& self = octavo::emulation::lane();
+  self.given[0] = value;
+  octavo::emulation::together(octavo::emulation::add_all);
+  return static_cast<unsigned>(self.taken[0]);
+}
+
+/// Blocks run one after another.
+inline unsigned atomicAdd(unsigned* sum, unsigned value) {
+  const unsigned before = *sum;
+  *sum += value;
+  return before;
+}
+
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 
 inline bool __any_sync(unsigned lanes, bool flag) { return __ballot_sync(lanes, flag) != 0; }

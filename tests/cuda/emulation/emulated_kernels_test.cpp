@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <iostream>
 #include <memory>
 #include <string>
@@ -22,7 +23,7 @@ Device device_with(int shared_kib) {
   Device device;
   device.id = "cuda:0";
   device.name = "Emulated";
-  device.capability = 80;  // instructions of single architectures are not emulated
+  device.capability = 80;
   device.multiprocessors = 132;
   device.shared_per_block = shared_kib * 1024;
   device.l2_bytes = 50 << 20;
@@ -32,6 +33,15 @@ Device device_with(int shared_kib) {
 
 const Device kLarge = device_with(227);
 const Device kLittle = device_with(99);
+
+Device hopper() {
+  Device device = kLarge;
+  device.capability = 90;
+  return device;
+}
+
+// It encodes tensor maps, which the emulation reads.
+const bool kHasDriver = setenv("OCTAVO_LIBCUDA", FAKE_DRIVER_FILE, 1) == 0;
 
 /// Null where the kernel refuses the problem, or a variant that it needs was not emulated.
 std::shared_ptr<const StreamKernel> load(const KernelInfo& info, const Problem& problem,
@@ -117,6 +127,24 @@ TEST(EmulatedKernels, PortableIsRightOnEachTile) {
       "ragged q=bf16 hq=8 hkv=2 d=64 dv=32 mask=none split=32 lse q_len=4,1 kv_len=75,0",
   };
   EXPECT_EQ(run_all(cuda::portable(), problems, kLarge), problems.size());
+}
+
+TEST(EmulatedKernels, FewRowsOnHopperAreRight) {
+  const Texts problems = {
+      "paged q=bf16 hq=4 hkv=2 d=64 mask=causal lse q_len=1,4,8,0 kv_len=129,65,150,9",
+      "paged q=bf16 hq=4 hkv=2 d=64 mask=none lse q_len=1,1,2 kv_len=1100,20,530",
+      "paged pool=split order=hnd page=32 q=bf16 hq=4 hkv=1 d=64 mask=causal q_len=1 kv_len=700",
+      "paged q=bf16 hq=4 hkv=2 d=64 page=7 mask=causal split=64 lse q_len=7,1,3 kv_len=150,97,70",
+      "paged q=bf16 hq=4 hkv=2 d=64 page=8 mask=window:70,0 split=64 sinks q_len=6,0 kv_len=200,9",
+      "paged q=bf16 hq=4 hkv=2 d=64 mask=bits split=64 alibi lse q_len=2,3 kv_len=131,70",
+      "ragged q=bf16 hq=8 hkv=2 d=40 mask=chunked:33 cap=5 lse q_len=4,1 kv_len=275,0",
+      // More items than thread blocks that stay.
+      "ragged q=bf16 hq=4 hkv=4 d=64 mask=causal split=64 b=12 q_len=1 kv_len=600",
+      "paged q=bf16 hq=4 hkv=2 d=64 mask=causal b=150 q_len=1 kv_len=9",
+      "paged q=bf16 hq=4 hkv=1 d=128 mask=causal lse q_len=3 kv_len=1200",
+      "paged q=bf16 hq=4 hkv=4 d=192 dv=128 mask=causal lse q_len=1,3 kv_len=300,90",
+  };
+  EXPECT_EQ(run_all(cuda::sm90(), problems, hopper()), problems.size());
 }
 
 TEST(EmulatedKernels, CascadeIsRight) {

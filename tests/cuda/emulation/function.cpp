@@ -51,7 +51,7 @@ Function load(const Device&, const Variant& variant, int shared_bytes) {
   throw emulation::NotEmulated{name};
 }
 
-void Function::launch(Grid grid, int threads, void*, const void* params) const {
+void Function::launch(Grid grid, int threads, void*, const void* params, Begin) const {
   reinterpret_cast<decltype(emulation::Emulated::run)>(handle_)(grid, threads, params);
 }
 

@@ -20,7 +20,7 @@ using cuda::Grid;
 
 #ifdef EMULATED_SHARED
 namespace octavo::cuda {
-alignas(128) thread_local unsigned char memory[sizeof(EMULATED_SHARED)];
+alignas(1024) thread_local unsigned char memory[sizeof(EMULATED_SHARED)];
 }
 #endif
 
@@ -42,7 +42,8 @@ void run_grid(void (*)(Params), const Grid& grid, int threads, const void* param
   for (unsigned z = 0; z < grid.z; ++z) {
     for (unsigned y = 0; y < grid.y; ++y) {
       for (unsigned x = 0; x < grid.x; ++x) {
-        run_block({x, y, z}, threads, dynamic_memory(), [&] { Kernel(given); });
+        run_block({x, y, z}, {grid.x, grid.y, grid.z}, threads, dynamic_memory(),
+                  [&] { Kernel(given); });
       }
     }
   }

@@ -32,11 +32,22 @@ __device__ inline int32_t inclusive_sum(int32_t value) {
   return value;
 }
 
-__device__ inline int64_t sum_of_lanes(int64_t value) {
-  for (int step = kWarp / 2; step > 0; step /= 2) {
-    value += __shfl_xor_sync(kAllLanes, value, step);
+/// Of numbers that are not negative.
+__device__ inline int64_t sum_of_lanes(int32_t value) {
+  const unsigned low = __reduce_add_sync(kAllLanes, static_cast<unsigned>(value) & 0xffff);
+  const unsigned high = __reduce_add_sync(kAllLanes, static_cast<unsigned>(value) >> 16);
+  return (int64_t{high} << 16) + low;
+}
+
+/// The sum of what requests have by their lengths. All lanes of a warp call it.
+template <typename Count>
+__device__ int64_t sum_of_requests(const AttentionParams& p, int32_t requests, const Count& count) {
+  int64_t sum = 0;
+  for (int32_t first = 0; first < requests; first += kWarp) {
+    const int32_t request = first + static_cast<int32_t>(threadIdx.x) % kWarp;
+    sum += sum_of_lanes(request < requests ? count(p.q_lens[request], p.kv_lens[request]) : 0);
   }
-  return value;
+  return sum;
 }
 
 /// The place of unit `index` of the batch, where a request has `units_of(q_len, kv_len)` units. All
@@ -55,20 +66,18 @@ __device__ Place find_place(const AttentionParams& p, int32_t index, const Units
     const int32_t kv_len = exists ? p.kv_lens[request] : 0;
     const int32_t units = exists ? units_of(q_len, kv_len) : 0;
     const int32_t unit_end = unit_begin + inclusive_sum(units);
-    const int32_t q_end = q_begin + inclusive_sum(q_len);
     const unsigned beyond = __ballot_sync(kAllLanes, index < unit_end);
     const int found = __ffs(static_cast<int>(beyond)) - 1;
-    if (!pages) kv_begin += sum_of_lanes(found < 0 || lane < found ? kv_len : 0);
+    const bool before = found < 0 || lane < found;
+    q_begin += static_cast<int32_t>(
+        __reduce_add_sync(kAllLanes, before ? static_cast<unsigned>(q_len) : 0u));
+    if (!pages) kv_begin += sum_of_lanes(before ? kv_len : 0);
     if (found >= 0) {
-      return {first + found,
-              index - __shfl_sync(kAllLanes, unit_end - units, found),
-              __shfl_sync(kAllLanes, q_end - q_len, found),
-              __shfl_sync(kAllLanes, q_len, found),
-              kv_begin,
-              __shfl_sync(kAllLanes, kv_len, found)};
+      return {first + found, index - __shfl_sync(kAllLanes, unit_end - units, found),
+              q_begin,       __shfl_sync(kAllLanes, q_len, found),
+              kv_begin,      __shfl_sync(kAllLanes, kv_len, found)};
     }
     unit_begin = __shfl_sync(kAllLanes, unit_end, kWarp - 1);
-    q_begin = __shfl_sync(kAllLanes, q_end, kWarp - 1);
   }
   return {-1, 0, 0, 0, 0, 0};
 }

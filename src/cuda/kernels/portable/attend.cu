@@ -14,7 +14,7 @@
 // sums follows from the keys' positions alone.
 #include "portable/pages.h"
 #include "portable/products.h"
-#include "portable/queries.h"
+#include "ptx/grid.h"
 #include "tiled/mask.h"
 #include "tiled/output.h"
 
@@ -46,7 +46,7 @@ struct Walk {
     score(scores, first, stage);
     Weights weights;
     weigh(scores, weights);
-    multiply_values<false>(sums, weights, shared.v[stage]);
+    multiply_values<false>(sums, weights, value_rows(shared.v[stage]));
   }
 
   /// Takes the tile of keys that begins at `first`. `special`: some of its values are infinite or
@@ -59,7 +59,7 @@ struct Walk {
     if (!seen.sees_all(first)) hide(scores, p, shared.rows, first);
     Weights weights;
     weigh(scores, weights);
-    multiply_values<kMasked>(sums, weights, shared.v[stage]);
+    multiply_values<kMasked>(sums, weights, value_rows(shared.v[stage]));
     if (special) {
       add_specials(sums, p, shared.rows, first, [&](int key, int column) {
         return shared.v[stage] + key * kVPitch + column * kKvBytes;
@@ -69,7 +69,7 @@ struct Walk {
 
  private:
   __device__ void score(Scores& scores, int32_t first, int stage) const {
-    multiply_keys(scores, queries, query_address(shared), shared.k[stage]);
+    multiply_keys(scores, queries, query_address(shared.q), key_rows(shared.k[stage]));
     shape_scores(scores, p, shared.rows, first);
   }
 
@@ -87,6 +87,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
     octavo_portable(const __grid_constant__ PortableParams p) {
   extern __shared__ __align__(128) unsigned char memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory);
+  let_next_grid_begin();
   const Place place = find_place(p.attention, unit_of_block(p), [&](int32_t q_len, int32_t kv_len) {
     return tiling_of<kRows, kKeys>(p, q_len, kv_len).units();
   });
@@ -117,14 +118,15 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   found = finder.find(first + kKeys);
 
   const LogitScale logit(a, kv_head);
-  store_queries(p, tile, kv_head, logit.negative ? 0x80008000u : 0u, shared);
+  store_queries(p, tile, kv_head, logit.negative ? 0x80008000u : 0u, static_cast<int>(threadIdx.x),
+                kThreads, shared.q);
   describe_rows(p, tile, kv_head, logit, static_cast<int>(threadIdx.x), kThreads, shared.rows);
   __syncthreads();
 
   const SeenKeys seen_by_all(p, tile, 0, kRows);
   Walk walk{p, shared};
   walk.clear();
-  load_queries(shared, walk.queries);
+  load_queries(query_address(shared.q), walk.queries);
   int stage = 0;
 #pragma unroll 1
   for (int32_t left = ceil_div(keys.end - first, kKeys); left > 0; --left) {

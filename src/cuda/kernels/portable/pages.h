@@ -10,6 +10,7 @@
 namespace octavo::cuda {
 
 inline constexpr int kKeysOfWarp = kKeys / kWarps;
+static_assert(kKeysOfWarp <= kWarp);
 
 /// Where the keys of a warp's share of a tile lie: each lane knows of one.
 struct Found {

@@ -1,16 +1,15 @@
 // A thread block's shared memory.
 //
-// Rows of Q, K and V are padded by 16 bytes: eight rows at the same column then lie in different
-// banks, whatever the head dim.
+// Rows of K and V, as Q's, are padded by 16 bytes: eight rows at the same column then lie in
+// different banks, whatever the head dim.
 #pragma once
 
-#include "ptx/ldmatrix.h"
+#include "tiled/mma_queries.h"
 #include "tiled/rows.h"
 
 namespace octavo::cuda {
 
-inline constexpr int kQPitch = kD * 2 + 16;  // bytes
-inline constexpr int kKPitch = kD * kKvBytes + 16;
+inline constexpr int kKPitch = kD * kKvBytes + 16;  // bytes
 inline constexpr int kVPitch = kDv * kKvBytes + 16;
 inline constexpr int kStages = 2;
 

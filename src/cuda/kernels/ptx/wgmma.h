@@ -165,15 +165,4 @@ __device__ inline void multiply_registers(float (*d)[4], const unsigned (&a)[4],
 #undef OCTAVO_TILES_64
 #undef OCTAVO_TILE
 
-/// Lets a kernel's warps take more, or fewer, registers than it was launched with. All four warps
-/// of a group call it.
-template <int Registers>
-__device__ inline void grow_registers() {
-  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(Registers));
-}
-template <int Registers>
-__device__ inline void shrink_registers() {
-  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(Registers));
-}
-
 }  // namespace octavo::cuda

@@ -20,6 +20,8 @@
 // Tiles begin at multiples of kKeys and hidden keys leave a row unchanged, so the order of a row's
 // sums follows from the keys' positions alone. Where hidden values are infinite or NaN, though,
 // their products with weights of 0 are NaN: such an item is done again, with care.
+#include "ptx/grid.h"
+#include "ptx/registers.h"
 #include "sm90/load.h"
 #include "sm90/products.h"
 #include "sm90/queries.h"
@@ -44,7 +46,7 @@ class Walk {
     if (group_ == kWarpgroups - 1) end_turn();
     bool started = false;
     for (int n = 0;; ++n) {
-      const Item& item = take_item(shared_, n);
+      const Item& item = shared_.items.take(n);
       if (!item.exists) return;
       wait_for_queries(item, n, started);
       started = attend(item, n);
@@ -83,12 +85,12 @@ class Walk {
       pass_tiles(item, softmax, sums);
       // Weights of 0 do not hide an infinite or NaN value, but its product is NaN.
       if (kMasked && !are_finite(sums) && lane_of_warp() == 0) {
-        shared_.items[Turn<kItems>(n).stage].again = true;
+        shared_.items.at(n).again = true;
       }
     }
     const bool started = !kWholeGroups && start_next(n);
     finish(item, softmax, sums);
-    release_item(shared_, n);
+    shared_.items.release(n);
     return started;
   }
 
@@ -96,8 +98,8 @@ class Walk {
   __device__ bool start_next(int n) const {
     sync_threads(kFirstGroup + group_, kGroupThreads);
     const Turn<kItems> turn(n + 1);
-    if (!has_ended(shared_.item_full[turn.stage], turn.parity)) return false;
-    const Item& next = shared_.items[turn.stage];
+    if (!has_ended(shared_.items.full[turn.stage], turn.parity)) return false;
+    const Item& next = shared_.items.at(n + 1);
     return next.exists && start_queries(p_, next, shared_);
   }
 
@@ -274,8 +276,8 @@ class Walk {
     const RowTile& tile = item.rows.tile;
     const Slice slice{0, p_.attention.dv};
     if (tile.is_split()) {
-      const int64_t index = partials_before<kRows, kKeys>(p_, tile.place.request) + tile.place.unit;
-      write_partial(tile, softmax, sums, slice, partial_at<kRows>(p_, index, item.rows.kv_head));
+      write_partial(tile, softmax, sums, slice,
+                    partial_at<kRows>(p_, item.partial, item.rows.kv_head));
     } else {
       write_result(p_, tile, item.rows.kv_head, softmax, sums, slice);
     }
@@ -296,32 +298,28 @@ __device__ void init_barriers(const Sm90Params& p, Shared& shared) {
     init_barrier(shared.v_empty[stage], kWarps);
     init_barrier(shared.v_ready[stage], 1);
   }
-  for (int place = 0; place < kItems; ++place) {
-    init_barrier(shared.item_full[place], kWarp);
-    init_barrier(shared.item_empty[place], kWarps + kLoaders - 1);
-  }
-  init_barrier(shared.item_late, 1);
+  shared.items.init(kWarps + kLoaders - 1);
   init_barrier(shared.q_full, 1);
   init_barrier(shared.q_empty, kWarps);
   fence_barriers();
 }
 
 /// `described`: items.
-__device__ void load(const Sm90Params& p, Shared& shared, int described) {
+__device__ void load(const Sm90Params& p, Shared& shared, const Tasks& tasks, int described) {
   const AttentionParams& a = p.attention;
   switch (warp_of_block() - kWarps) {
     case 0:
-      return load_tiles(p, shared,
+      return load_tiles(p, shared.items,
                         {a.k, p.k, a.d, kKeySlabs, shared.k[0], shared.k_full, shared.k_empty,
-                         &shared.item_late});
+                         &shared.items.late});
     case 1:
       return load_tiles(
-          p, shared,
+          p, shared.items,
           {a.v, p.v, a.dv, kValueSlabs, shared.v[0], shared.v_full, shared.v_empty, nullptr});
     case 2:
       return make_ready(p, shared);
     default:
-      return schedule(p, shared, described);
+      return schedule(p, tasks, shared.items, described);
   }
 }
 
@@ -337,17 +335,17 @@ extern "C" __global__ void __launch_bounds__(kBlockThreads, kWarpgroups == 1 ? 2
   extern __shared__ __align__(1024) unsigned char memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory);
   const int thread = static_cast<int>(threadIdx.x);
+  let_next_grid_begin();
   if (thread == 0) init_barriers(p, shared);
+  const Tasks tasks(p);
   Task task;
-  const bool found = task.find(p, blockIdx.x);
-  if (found) {
-    shared.items[0].describe(p, task.tile, task.kv_head, task.keys, 0, false, thread,
-                             kBlockThreads);
-  }
+  const bool found = tasks.find(blockIdx.x, task);
+  if (found) shared.items.at(0).describe(p, task, 0, false, thread, kBlockThreads);
+  wait_for_grids_before();  // which have the workspace
   __syncthreads();
   if (warp_of_block() >= kWarps) {
     shrink_registers<kLoaderRegisters>();
-    load(p, shared, found ? 1 : 0);
+    load(p, shared, tasks, found ? 1 : 0);
   } else {
     grow_registers<kRowRegisters>();
     Walk(p, shared).run();

@@ -4,9 +4,7 @@
 
 #include "ptx/cp_async.h"
 #include "ptx/tma.h"
-#include "sm90/params.h"
-#include "sm90/shared.h"
-#include "tiled/fragments.h"
+#include "sm90/items.h"
 
 namespace octavo::cuda {
 
@@ -22,6 +20,11 @@ struct Source {
   Barrier* late;  ///< where it tells that an item's last tiles are under way, or null
 
   __device__ unsigned char* tile(int stage) const { return tiles + stage * slabs * kSlabBytes; }
+  /// Before tile i is asked for.
+  __device__ void tell_late(const Item& item, int32_t i) const {
+    if (late == nullptr || i != max(item.begin, item.end - kLateTiles)) return;
+    if (lane_of_warp() == 0) arrive(*late);
+  }
 };
 
 /// Where a key lies.
@@ -37,18 +40,26 @@ __device__ inline KeySlot find_key(const Sm90Params& p, const Place& place, int3
   return {a.page_table[place.request * a.page_table_stride + at.quotient], at.remainder};
 }
 
-/// Tiles of keys by boxes of pages. Pages that have no key to be read are left out.
-__device__ inline void load_boxes(const Sm90Params& p, const Item& item, const KeyRange& tiles,
-                                  const Source& from) {
+/// An item's tiles of keys by boxes of pages. Pages that have no key to be read are left out.
+__device__ inline void load_boxes(const Sm90Params& p, const Item& item, const Source& from) {
   const int lane = lane_of_warp();
   const int rows = p.box_rows;
   const TensorMap* const map = &from.boxes.map;
   const int head_slab = item.rows.kv_head * from.boxes.head_slabs;
   const int head_page = from.boxes.head_slabs == 0 ? item.rows.kv_head : 0;
-  for (int32_t i = tiles.begin; i < tiles.end; ++i) {
-    const int32_t key = item.first_of(i) + lane * rows;
-    const bool wanted = lane * rows < kKeys && key < item.keys.end && key + rows > item.keys.begin;
-    const KeySlot at = wanted ? find_key(p, item.rows.tile.place, key) : KeySlot{0, 0};
+  KeySlot next{};
+  bool next_wanted = false;
+  const auto find = [&](int32_t tile) {
+    const int32_t key = item.first_of(tile) + lane * rows;
+    next_wanted = lane * rows < kKeys && key < item.keys.end && key + rows > item.keys.begin;
+    if (next_wanted) next = find_key(p, item.rows.tile.place, key);
+  };
+  find(item.begin);
+  for (int32_t i = item.begin; i < item.end; ++i) {
+    from.tell_late(item, i);
+    const bool wanted = next_wanted;
+    const KeySlot at = next;
+    find(i + 1);  // a tile ahead, because the page table is far
     const unsigned boxes = __ballot_sync(kAllLanes, wanted);
     const Turn<> turn(i);
     if (i >= kStages) wait(from.empty[turn.stage], turn.parity ^ 1);
@@ -82,12 +93,12 @@ __device__ inline uint4 gather(const unsigned short* at, int count) {
 }
 
 /// By rows: for pages that boxes do not fit, and for any alignment. Eight lanes share a key.
-__device__ inline void load_rows(const Sm90Params& p, const Item& item, const KeyRange& tiles,
-                                 const Source& from) {
+__device__ inline void load_rows(const Sm90Params& p, const Item& item, const Source& from) {
   const int lane = lane_of_warp();
   const int chunk = lane % 8;
-  for (int32_t i = tiles.begin; i <= tiles.end; ++i) {
-    if (i < tiles.end) {
+  for (int32_t i = item.begin; i <= item.end; ++i) {
+    if (i < item.end) {
+      from.tell_late(item, i);
       const Turn<> turn(i);
       if (i >= kStages) wait(from.empty[turn.stage], turn.parity ^ 1);
       unsigned char* tile = from.tile(turn.stage);
@@ -116,7 +127,7 @@ __device__ inline void load_rows(const Sm90Params& p, const Item& item, const Ke
       }
     }
     commit_copies();
-    if (i == tiles.begin) continue;
+    if (i == item.begin) continue;
     wait_for_copies<1>();  // the tile before is there
     fence_async_proxy();
     arrive(from.full[Turn<>(i - 1).stage]);
@@ -124,23 +135,18 @@ __device__ inline void load_rows(const Sm90Params& p, const Item& item, const Ke
 }
 
 /// Of every item.
-__device__ inline void load_tiles(const Sm90Params& p, Shared& shared, const Source& from) {
+__device__ inline void load_tiles(const Sm90Params& p, Items& items, const Source& from) {
   if (p.box_rows > 0 && lane_of_warp() == 0) prefetch_map(&from.boxes.map);
   for (int n = 0;; ++n) {
-    const Item& item = take_item(shared, n);
+    const Item& item = items.take(n);
     if (!item.exists) return;
-    const int32_t late = max(item.begin, item.end - kLateTiles);
-#pragma unroll 1
-    for (int part = 0; part < 2; ++part) {
-      const KeyRange tiles = part == 0 ? KeyRange{item.begin, late} : KeyRange{late, item.end};
-      if (part == 1 && from.late != nullptr && lane_of_warp() == 0) arrive(*from.late);
-      if (p.box_rows > 0) {
-        load_boxes(p, item, tiles, from);
-      } else {
-        load_rows(p, item, tiles, from);
-      }
+    if (item.begin == item.end) from.tell_late(item, item.begin);
+    if (p.box_rows > 0) {
+      load_boxes(p, item, from);
+    } else {
+      load_rows(p, item, from);
     }
-    release_item(shared, n);
+    items.release(n);
   }
 }
 

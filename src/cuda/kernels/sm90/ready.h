@@ -44,7 +44,7 @@ __device__ inline bool has_specials(const unsigned char* values) {
 __device__ inline void make_ready(const Sm90Params& p, Shared& shared) {
   const TileSteps& steps = p.v.steps;
   for (int n = 0;; ++n) {
-    const Item& item = take_item(shared, n);
+    const Item& item = shared.items.take(n);
     if (!item.exists) return;
     if constexpr (kWholeGroups) {
       if (n > 0) wait(shared.q_empty, (n - 1) % 2);
@@ -66,7 +66,7 @@ __device__ inline void make_ready(const Sm90Params& p, Shared& shared) {
       shared.v_special[turn.stage] = special;
       arrive(shared.v_ready[turn.stage]);
     }
-    release_item(shared, n);
+    shared.items.release(n);
   }
 }
 

@@ -9,14 +9,19 @@ namespace octavo::cuda {
 // Blocks of 16 rows x tiles of 8 columns, of a warp.
 using Scores = float[kBlocks][kKeyTiles][4];
 using Sums = float[kBlocks][kValueTiles][4];
-using Weights = unsigned[kBlocks][kKeys / 16][4];
+using Weights = unsigned[kBlocks][kWarpKeys / 16][4];
 
 __device__ inline int lane_of_warp() { return static_cast<int>(threadIdx.x) % 32; }
 __device__ inline int warp_of_block() { return static_cast<int>(threadIdx.x) / 32; }
 
+/// A row of this warp's, among those of the block. Where one warp's are all, others may have the
+/// same.
+__device__ inline int row_of_warp(int row) {
+  return (kWarps == 1 ? 0 : warp_of_block() * kRowsOfWarp) + row;
+}
 /// The row of the block's tile that element pair `half` of a fragment belongs to.
 __device__ inline int row_of(int block, int half) {
-  return warp_of_block() * kRowsOfWarp + block * 16 + half * 8 + lane_of_warp() / 4;
+  return row_of_warp(block * 16 + half * 8 + lane_of_warp() / 4);
 }
 
 /// The column of V of element `i`, 0 or 1, of this lane's pair in a tile of O.

@@ -23,7 +23,7 @@ __device__ inline void cap_scores(Scores& scores, const LogitScale& logit) {
   }
 }
 
-/// `first`: the first key of the tile.
+/// `first`: the first of the tile's keys that the warp has.
 __device__ inline void add_alibi(Scores& scores, const TiledParams& p, const Rows& rows,
                                  int32_t first) {
 #pragma unroll
@@ -125,7 +125,7 @@ __device__ inline void add_specials(Sums& sums, const TiledParams& p, const Rows
       const int column = column_of(i / 4, i % 2);
       float sum = 0;
 #pragma unroll 1
-      for (int key = 0; key < kKeys; ++key) {
+      for (int key = 0; key < kWarpKeys; ++key) {
         const float value = special_value(value_at(key, column));
         if (value != 0 && sees(p, rows, row, first + key)) sum += value;
       }

@@ -1,5 +1,6 @@
 // Merges the partial results of splits, in an order that follows from their number: warp w of a
 // thread block takes splits w, w + kWarps ..., and the warps' states merge in the warps' order.
+#include "ptx/grid.h"
 #include "tiled/result.h"
 
 namespace octavo::cuda {
@@ -78,32 +79,58 @@ __device__ Merge merge_warps(const Merge& share) {
   return merge;
 }
 
+/// The splits of a tile of rows.
+struct Splits {
+  RowTile tile;
+  int32_t kv_head;
+  int64_t first;  ///< number of the first one's partial result
+  int32_t count;  ///< 0: there is nothing to merge
+};
+
+/// By a warp.
+__device__ Splits find_splits(const TiledParams& p) {
+  Splits found{};
+  Place place =
+      find_place(p.attention, static_cast<int32_t>(blockIdx.x), [&](int32_t q_len, int32_t kv_len) {
+        const Tiling tiling = tiling_of<kRows, kKeys>(p, q_len, kv_len);
+        return tiling.splits > 1 ? tiling.tiles : 0;
+      });
+  if (place.request < 0) return found;
+  place.unit *= tiling_of<kRows, kKeys>(p, place.q_len, place.kv_len).splits;
+  found.tile = row_tile<kRows, kKeys>(p, place);
+  if (!found.tile.is_split()) return found;
+  found.kv_head = static_cast<int32_t>(blockIdx.y);
+  found.first =
+      partials_before<kRows, kKeys>(p, place.request) + place.unit + found.tile.first_split;
+  found.count = found.tile.end_split - found.tile.first_split;
+  return found;
+}
+
 }  // namespace
 
 /// Grid: tiles of rows that may be split, KV heads, thread blocks that share the rows of a tile.
 extern "C" __global__ void __launch_bounds__(kWarps* kWarp)
     octavo_merge_splits(const __grid_constant__ TiledParams p) {
+  __shared__ Splits splits;
+  if (threadIdx.x < kWarp) {
+    const Splits found = find_splits(p);
+    if (threadIdx.x == 0) splits = found;
+  }
+  wait_for_grids_before();
+  __syncthreads();
+  if (splits.count == 0) return;
   const AttentionParams& a = p.attention;
-  Place place = find_place(a, static_cast<int32_t>(blockIdx.x), [&](int32_t q_len, int32_t kv_len) {
-    const Tiling tiling = tiling_of<kRows, kKeys>(p, q_len, kv_len);
-    return tiling.splits > 1 ? tiling.tiles : 0;
-  });
-  if (place.request < 0) return;
-  place.unit *= tiling_of<kRows, kKeys>(p, place.q_len, place.kv_len).splits;
-  const RowTile tile = row_tile<kRows, kKeys>(p, place);
-  if (!tile.is_split()) return;
-  const int32_t kv_head = static_cast<int32_t>(blockIdx.y);
-  const int64_t before = partials_before<kRows, kKeys>(p, place.request) + place.unit;
-  const Partial first = partial_at<kRows>(p, before + tile.first_split, kv_head);
-  const int64_t stride =
-      partial_at<kRows>(p, before + tile.first_split + 1, kv_head).sums - first.sums;
+  const RowTile& tile = splits.tile;
+  const int32_t kv_head = splits.kv_head;
+  const Partial first = partial_at<kRows>(p, splits.first, kv_head);
+  const int64_t stride = partial_at<kRows>(p, splits.first + 1, kv_head).sums - first.sums;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   for (int row = static_cast<int>(blockIdx.z); row < tile.rows; row += p.merge_blocks) {
     for (int column = 0; column < a.dv; column += kWarp * 4) {
       const int c = column + lane * 4;
       const int64_t at = int64_t{row} * first.pitch + min(c, first.pitch - 4);
-      const Merge merge = merge_warps(merge_splits(first.states + row, first.sums + at, stride,
-                                                   tile.end_split - tile.first_split));
+      const Merge merge =
+          merge_warps(merge_splits(first.states + row, first.sums + at, stride, splits.count));
       if (threadIdx.x >= kWarp || c >= a.dv) continue;
       const RowHead to(p, tile, kv_head, row);
       const float factor = finish_row(a, to, merge.state, value_factor(a, kv_head), c == 0);

@@ -32,9 +32,8 @@ struct TiledParams {
   int32_t merge_blocks;    ///< thread blocks that share the rows of a tile that is merged
 
   // Of a launch whose thread blocks take one unit and KV head after another.
-  int64_t units;              ///< that there may be
-  int32_t heads_together;     ///< KV heads whose units come before those of others; divides hkv
-  unsigned long long* taken;  ///< beyond one for each block; null: each takes every gridDim.x-th
+  int32_t heads_together;  ///< KV heads whose units come before those of others; divides hkv
+  unsigned* taken;         ///< beyond one for each block; null: each takes every gridDim.x-th
 
   // Whether addresses and strides are multiples of 16 bytes.
   int32_t q_whole;  ///< and the type is the one that is multiplied

@@ -32,7 +32,8 @@ struct Softmax {
 
 /// What is subtracted from logits: a row that saw nothing yet has weights of 0, not NaN.
 __device__ inline float base_of(float reference) {
-  return kMasked && reference == -infinity() ? 0.0f : reference;
+  constexpr bool kMaySeeNone = kMasked || kKeyWarps > 1;
+  return kMaySeeNone && reference == -infinity() ? 0.0f : reference;
 }
 
 /// Of either row's keys that this lane has.
@@ -122,7 +123,7 @@ __device__ inline void pack_weights(const Scores& scores, Weights& weights) {
 #pragma unroll
   for (int b = 0; b < kBlocks; ++b) {
 #pragma unroll
-    for (int step = 0; step < kKeys / 16; ++step) {
+    for (int step = 0; step < kWarpKeys / 16; ++step) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const float(&pair)[4] = scores[b][2 * step + i / 2];

@@ -34,19 +34,24 @@ struct Tiling {
 
 template <int Rows, int Keys>
 __device__ Tiling tiling_of(const TiledParams& p, int32_t q_len, int32_t kv_len) {
-  const int64_t rows = int64_t{q_len} * p.group.value;
+  const int32_t rows = q_len * p.group.value;
   if (rows < p.fewest_rows || rows > p.most_rows) return {0, 0, 0, 0};
-  const int32_t tiles = static_cast<int32_t>((rows + Rows - 1) / Rows);
+  const int32_t tiles = ceil_div(rows, Rows);
   int32_t split = p.attention.split;
   if (split == 0 && p.shortest_split > 0) {
-    const int64_t blocks = int64_t{tiles} * p.attention.hkv;
-    const int32_t wanted = static_cast<int32_t>(max(p.blocks_of_request / blocks, int64_t{1}));
-    split = max(ceil_div(kv_len, wanted), p.shortest_split);
-    if (wanted == 1) split = 0;
+    // Thread blocks that the request has without splits: more than `blocks_of_request` are enough.
+    const unsigned blocks =
+        __umulhi(tiles, p.attention.hkv) != 0
+            ? 0xffffffffu
+            : static_cast<unsigned>(tiles) * static_cast<unsigned>(p.attention.hkv);
+    const unsigned wanted = static_cast<unsigned>(p.blocks_of_request) / blocks;
+    if (wanted > 1) {
+      split = max(ceil_div(kv_len, static_cast<int32_t>(wanted)), p.shortest_split);
+    }
   }
-  if (split == 0) return {static_cast<int32_t>(rows), tiles, kLongestSplit, 1};
-  split = min(ceil_div(split, Keys) * Keys, kLongestSplit);
-  return {static_cast<int32_t>(rows), tiles, split, max(ceil_div(kv_len, split), 1)};
+  if (split == 0) return {rows, tiles, kLongestSplit, 1};
+  split = ceil_div(min(split, kLongestSplit), Keys) * Keys;
+  return {rows, tiles, split, max(ceil_div(kv_len, split), 1)};
 }
 
 /// A tile of rows of a request, for one KV head.
@@ -94,20 +99,21 @@ __device__ RowTile row_tile(const TiledParams& p, const Place& place) {
   tile.first_row = index * Rows;
   tile.rows = min(Rows, tile.tiling.rows - tile.first_row);
   tile.keys = keys_of_rows(p, place, tile.first_row, tile.first_row + tile.rows - 1);
-  tile.first_split = tile.keys.begin / tile.tiling.split;
-  tile.end_split = ceil_div(tile.keys.end, tile.tiling.split);
+  tile.first_split = 0;
+  tile.end_split = 1;
+  if (tile.tiling.splits > 1) {
+    tile.first_split = tile.keys.begin / tile.tiling.split;
+    tile.end_split = ceil_div(tile.keys.end, tile.tiling.split);
+  }
   return tile;
 }
 
 /// The partial results of the requests before this one. All lanes of a warp call it.
 template <int Rows, int Keys>
 __device__ int64_t partials_before(const TiledParams& p, int32_t request) {
-  int64_t count = 0;
-  for (int32_t r = static_cast<int32_t>(threadIdx.x) % kWarp; r < request; r += kWarp) {
-    const AttentionParams& a = p.attention;
-    count += tiling_of<Rows, Keys>(p, a.q_lens[r], a.kv_lens[r]).partials();
-  }
-  return sum_of_lanes(count);
+  return sum_of_requests(p.attention, request, [&](int32_t q_len, int32_t kv_len) {
+    return tiling_of<Rows, Keys>(p, q_len, kv_len).partials();
+  });
 }
 
 }  // namespace octavo::cuda
