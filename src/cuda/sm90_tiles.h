@@ -66,7 +66,7 @@ constexpr Sm90Tile sm90_many_rows(int rows, const HeadDims& dims, int shared_lim
   if (widest > 128) tile.shape = {128, 8, 80};
   if (rows <= 64) tile = {{64, 4, 64}, 0, 2, 2};
   tile.threads = tile.shape.warps * 32 + kLoaders;
-  const int items = tile.shape.warps == 12 ? 1280 : 1024;  // what else is known, and barriers
+  const int items = tile.shape.warps == 12 ? 2048 : 1024;  // what else is known, and barriers
   take_stages(tile, dims, tile.shape.rows * (slabs_of(dims.d) * 128 + kRowBytes) + items,
               shared_limit);
   if (2 * (tile.shared_bytes + kSm90Reserved) > shared_limit + kSm90Reserved) tile.blocks = 1;

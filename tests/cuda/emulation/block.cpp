@@ -22,6 +22,7 @@ struct Fiber {
   Index index;
   bool done = false;
   std::deque<std::vector<LateCopy>> copies{1};  ///< groups; the last one is open
+  std::deque<std::vector<std::function<void()>>> products{1};
 };
 
 /// Lanes that meet.
@@ -37,6 +38,12 @@ struct CountingBarrier {
   int missing = 0;
   std::int64_t bytes = 0;  ///< that are expected and not there
   unsigned phase = 0;
+  std::vector<int> waiting;
+};
+
+/// A barrier with a number.
+struct NumberedBarrier {
+  int arrived = 0;
   std::vector<int> waiting;
 };
 
@@ -82,6 +89,7 @@ class Block {
   void arrive(unsigned address, int expected_bytes);
   bool has_ended(unsigned address, unsigned parity);
   void wait_for(unsigned address, unsigned parity);
+  void meet(int number, int threads, bool waits);
   void start_bulk_copy(BulkCopy copy) { bulk_copies_.push_back(std::move(copy)); }
 
  private:
@@ -103,6 +111,7 @@ class Block {
   bool flag_ = false;         ///< of those at the barrier
   bool agreed_flag_ = false;  ///< of those that left it last
   std::map<unsigned, CountingBarrier> counting_barriers_;
+  std::map<int, NumberedBarrier> numbered_barriers_;
   std::vector<BulkCopy> bulk_copies_;
   std::vector<int> ready_;
   int running_ = 0;
@@ -238,6 +247,16 @@ void Block::wait_for(unsigned address, unsigned parity) {
   while (!has_ended(address, parity)) wait_in(counting(address).waiting);
 }
 
+void Block::meet(int number, int threads, bool waits) {
+  NumberedBarrier& barrier = numbered_barriers_[number];
+  if (++barrier.arrived == threads) {
+    barrier.arrived = 0;
+    wake(barrier.waiting);
+  } else if (waits) {
+    wait_in(barrier.waiting);
+  }
+}
+
 void Block::finish_bulk_copy() {
   std::swap(bulk_copies_[random_() % bulk_copies_.size()], bulk_copies_.back());
   const BulkCopy done = std::move(bulk_copies_.back());
@@ -275,6 +294,21 @@ bool has_ended(unsigned address, unsigned parity) {
   return current_block->has_ended(address, parity);
 }
 void wait_for(unsigned address, unsigned parity) { current_block->wait_for(address, parity); }
+void sync_at(int number, int threads) { current_block->meet(number, threads, true); }
+void arrive_at(int number, int threads) { current_block->meet(number, threads, false); }
+
+void start_product(std::function<void()> product) {
+  current_block->running().products.back().push_back(std::move(product));
+}
+void close_products() { current_block->running().products.emplace_back(); }
+void finish_products(std::size_t pending_groups) {
+  auto& groups = current_block->running().products;
+  while (groups.size() > pending_groups + 1) {
+    for (const auto& product : groups.front()) product();
+    groups.pop_front();
+  }
+}
+
 void start_bulk_copy(std::function<void()> copy, unsigned barrier, int bytes) {
   current_block->start_bulk_copy({std::move(copy), barrier, bytes});
 }

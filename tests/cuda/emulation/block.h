@@ -20,6 +20,7 @@ struct Index {
 struct Lane {
   std::array<std::uint64_t, 5> given;
   std::array<std::uint64_t, 2> taken;
+  std::array<std::array<std::uint64_t, 5>, 4> shown;  ///< what it and three others gave
 };
 using Warp = std::array<Lane, kWarpLanes>;
 
@@ -64,6 +65,15 @@ void arrive(unsigned address, int expected_bytes);
 /// Whether the phase before the one under way has that parity.
 bool has_ended(unsigned address, unsigned parity);
 void wait_for(unsigned address, unsigned parity);
+
+/// Waits at barrier `number` for `threads` threads, or only arrives there.
+void sync_at(int number, int threads);
+void arrive_at(int number, int threads);
+
+/// Work of the running thread that happens when it waits for the work's group.
+void start_product(std::function<void()> product);
+void close_products();
+void finish_products(std::size_t pending_groups);
 
 /// A copy into shared memory that happens at any time from now on, and then counts its bytes at a
 /// barrier.

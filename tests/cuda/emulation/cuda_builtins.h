@@ -159,3 +159,4 @@ inline unsigned atomicAdd(unsigned* sum, unsigned value) {
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 
 inline bool __any_sync(unsigned lanes, bool flag) { return __ballot_sync(lanes, flag) != 0; }
+inline bool __all_sync(unsigned lanes, bool flag) { return !__any_sync(lanes, !flag); }

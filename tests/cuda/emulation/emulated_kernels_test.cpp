@@ -129,6 +129,10 @@ TEST(EmulatedKernels, PortableIsRightOnEachTile) {
   EXPECT_EQ(run_all(cuda::portable(), problems, kLarge), problems.size());
 }
 
+TEST(EmulatedKernels, HopperIsRight) {
+  EXPECT_GE(run_all(cuda::sm90(), smoke_and_regressions(), hopper()), 20u);
+}
+
 TEST(EmulatedKernels, FewRowsOnHopperAreRight) {
   const Texts problems = {
       "paged q=bf16 hq=4 hkv=2 d=64 mask=causal lse q_len=1,4,8,0 kv_len=129,65,150,9",
@@ -138,11 +142,32 @@ TEST(EmulatedKernels, FewRowsOnHopperAreRight) {
       "paged q=bf16 hq=4 hkv=2 d=64 page=8 mask=window:70,0 split=64 sinks q_len=6,0 kv_len=200,9",
       "paged q=bf16 hq=4 hkv=2 d=64 mask=bits split=64 alibi lse q_len=2,3 kv_len=131,70",
       "ragged q=bf16 hq=8 hkv=2 d=40 mask=chunked:33 cap=5 lse q_len=4,1 kv_len=275,0",
+      "ragged q=bf16 hq=4 hkv=2 d=33 mask=causal q_len=3 kv_len=70",
       // More items than thread blocks that stay.
       "ragged q=bf16 hq=4 hkv=4 d=64 mask=causal split=64 b=12 q_len=1 kv_len=600",
       "paged q=bf16 hq=4 hkv=2 d=64 mask=causal b=150 q_len=1 kv_len=9",
       "paged q=bf16 hq=4 hkv=1 d=128 mask=causal lse q_len=3 kv_len=1200",
       "paged q=bf16 hq=4 hkv=4 d=192 dv=128 mask=causal lse q_len=1,3 kv_len=300,90",
+  };
+  EXPECT_EQ(run_all(cuda::sm90(), problems, hopper()), problems.size());
+}
+
+TEST(EmulatedKernels, ManyRowsOnHopperAreRight) {
+  const Texts problems = {
+      // Requests of 16, 64 and 192 rows in a batch, whole and split.
+      "paged q=bf16 hq=4 hkv=2 d=64 mask=causal lse q_len=1,30,170 kv_len=129,65,350",
+      "paged q=bf16 hq=4 hkv=2 d=64 page=7 mask=causal split=64 lse q_len=70,1,130 "
+      "kv_len=150,97,170",
+      "paged q=bf16 hq=4 hkv=2 d=64 mask=window:70,0 split=128 sinks lse q_len=66,0 kv_len=300,9",
+      "paged q=bf16 hq=4 hkv=2 d=64 mask=bits alibi lse q_len=2,33,100 kv_len=131,70,140",
+      "ragged q=bf16 hq=6 hkv=2 d=64 mask=causal lse q_len=200,20 kv_len=220,300",
+      "paged q=bf16 hq=2 hkv=2 d=64 mask=none lse q_len=220,50 kv_len=260,300",
+      "paged q=bf16 hq=2 hkv=1 d=128 mask=causal lse q_len=120,20 kv_len=330,97",
+      // Invariant ones.
+      "paged q=bf16 hq=4 hkv=2 d=64 mask=causal invariant lse q_len=1,70 kv_len=90,71",
+      "packed q=bf16 hq=4 hkv=2 d=64 mask=chunked:33 invariant lse q_len=65,0,5 kv_len=65,0,5",
+      // More items than thread blocks that stay.
+      "packed q=bf16 hq=4 hkv=4 d=64 mask=causal b=40 q_len=20 kv_len=20",
   };
   EXPECT_EQ(run_all(cuda::sm90(), problems, hopper()), problems.size());
 }

@@ -76,10 +76,13 @@ class Walk {
   }
 
  private:
-  /// This lane's elements of Q, straight from memory: two at a time.
+  /// This lane's elements of Q, two at a time, straight from memory.
   __device__ void load_fragments(const Item& item) {
-    const bool pairs = p_.q_whole && p_.attention.d % 2 == 0;
     const unsigned flip = item.rows.logit.negative ? 0x80008000u : 0;
+    const int32_t d = p_.attention.d;
+    unsigned converted[kD / 4];
+    const bool pairs = p_.q_whole && d % 2 == 0;
+    if (!pairs) convert_fragments(p_, item, converted);
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = row_of(0, half);
@@ -88,15 +91,31 @@ class Walk {
 #pragma unroll
       for (int i = 0; i < kD / 8; ++i) {
         const int column = i * 8 + lane_of_warp() % 4 * 2;
-        const int left = exists ? min(p_.attention.d - column, 2) : 0;
         unsigned pair = 0;
-        if (left > 0 && pairs) {
+        if (!pairs) {
+          pair = converted[2 * i + half];
+        } else if (exists && column < d) {
           pair = *reinterpret_cast<const unsigned*>(
               static_cast<const unsigned short*>(p_.attention.q) + offset + column);
-        } else if (left > 0) {
-          pair = convert_queries(p_, offset + column, left).x;
         }
         queries_[0][i / 2][i % 2 * 2 + half] = pair ^ flip;
+      }
+    }
+  }
+
+  /// The same of any type and alignment, without the sign.
+  static __device__ __noinline__ void convert_fragments(const Sm90Params& p, const Item& item,
+                                                        unsigned (&pairs)[kD / 4]) {
+#pragma unroll 1
+    for (int half = 0; half < 2; ++half) {
+      const int row = row_of(0, half);
+      const bool exists = row < item.rows.tile.rows;
+      const int64_t offset = exists ? query_offset(p, item.rows.tile, item.rows.kv_head, row) : 0;
+#pragma unroll 1
+      for (int i = 0; i < kD / 8; ++i) {
+        const int column = i * 8 + lane_of_warp() % 4 * 2;
+        const int count = exists ? max(min(p.attention.d - column, 2), 0) : 0;
+        pairs[2 * i + half] = convert_queries(p, offset + column, count).x;
       }
     }
   }

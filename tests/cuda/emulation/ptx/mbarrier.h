@@ -22,6 +22,8 @@ inline bool has_ended(Barrier& barrier, unsigned parity) {
 inline void wait(Barrier& barrier, unsigned parity) {
   emulation::wait_for(shared_address(&barrier), parity);
 }
+inline void sync_threads(int number, int threads) { emulation::sync_at(number, threads); }
+inline void arrive_threads(int number, int threads) { emulation::arrive_at(number, threads); }
 inline void fence_async_proxy() {}
 
 }  // namespace octavo::cuda

@@ -16,6 +16,16 @@ unsigned multiply_pairs(unsigned a, unsigned b) {
                     widen_half<Kind>(a >> 16) * widen_half<Kind>(b >> 16));
 }
 
+/// As bits a NaN is larger than any number.
+template <Half>
+unsigned largest_magnitudes(unsigned a, unsigned b) {
+  unsigned largest = 0;
+  for (const unsigned magnitude : {0x7fffu, 0x7fff0000u}) {
+    largest |= (a & magnitude) < (b & magnitude) ? b & magnitude : a & magnitude;
+  }
+  return largest;
+}
+
 inline unsigned multiply_f16x2(unsigned a, unsigned b) { return multiply_pairs<Half::f16>(a, b); }
 inline unsigned multiply_bf16x2(unsigned a, unsigned b) { return multiply_pairs<Half::bf16>(a, b); }
 
