@@ -339,8 +339,11 @@ extern "C" __global__ void __launch_bounds__(kBlockThreads, kWarpgroups == 1 ? 2
   if (thread == 0) init_barriers(p, shared);
   const Tasks tasks(p);
   Task task;
-  const bool found = tasks.find(blockIdx.x, task);
-  if (found) shared.items.at(0).describe(p, task, 0, false, thread, kBlockThreads);
+  const bool found = tasks.find_first(task);
+  if (found) {
+    shared.items.at(0).describe(p, task, 0, false, thread, kBlockThreads);
+    if (thread == 0) shared.items.found = task;
+  }
   wait_for_grids_before();  // which have the workspace
   __syncthreads();
   if (warp_of_block() >= kWarps) {
