@@ -111,6 +111,7 @@ __device__ Splits find_splits(const TiledParams& p) {
 /// Grid: tiles of rows that may be split, KV heads, thread blocks that share the rows of a tile.
 extern "C" __global__ void __launch_bounds__(kWarps* kWarp)
     octavo_merge_splits(const __grid_constant__ TiledParams p) {
+  let_next_grid_begin();
   __shared__ Splits splits;
   if (threadIdx.x < kWarp) {
     const Splits found = find_splits(p);
