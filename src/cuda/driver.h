@@ -48,6 +48,7 @@ enum class MemoryType : unsigned { unknown = 0, host = 1, device = 2 };
 
 enum class TensorMapType : int { uint16 = 1 };
 enum class TensorMapSwizzle : int { bytes_128 = 3 };
+enum class TensorMapPromotion : int { none = 0, bytes_128 = 2 };
 
 enum class FunctionAttribute : int { dynamic_shared_bytes = 8 };
 
@@ -104,7 +105,7 @@ struct Driver {
   Result (*encode_tensor_map)(void* map, TensorMapType type, unsigned rank, void* address,
                               const std::uint64_t* shape, const std::uint64_t* strides,
                               const std::uint32_t* box, const std::uint32_t* steps, int interleave,
-                              TensorMapSwizzle swizzle, int promotion, int fill);
+                              TensorMapSwizzle swizzle, TensorMapPromotion promotion, int fill);
 
   Result (*stream_create)(StreamHandle* stream, unsigned flags);
   Result (*stream_destroy)(StreamHandle stream);

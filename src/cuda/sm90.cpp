@@ -126,6 +126,7 @@ class Sm90 final : public StreamKernel {
         call.problem.layout == Layout::paged && has_folded_boxes(a.k) && has_folded_boxes(a.v) ? 1
                                                                                                : 0;
     Begin begin = Begin::after_all;
+    Boxing boxing;
     for (std::size_t i = 0; i < launches_.size(); ++i) {
       if (!launches_[i].has_work(call)) continue;
       params.taken = launches_[i].takes(call)
@@ -134,7 +135,7 @@ class Sm90 final : public StreamKernel {
       if (!is_few(classes_[i].tile.rows) && params.q_whole != 0 && params.q.exist == 0) {
         params.q = query_boxes(a.q, call.problem.group());
       }
-      set_boxes(params, call, classes_[i].tile.keys);
+      boxing = set_boxes(params, call, classes_[i].tile, boxing);
       launches_[i].launch(call, params, &params, 1, begin);
       begin = Begin::early;
     }
@@ -156,16 +157,19 @@ class Sm90 final : public StreamKernel {
           "cuMemsetD8Async", "for launches of ", call.rows, " query tokens");
   }
 
-  /// For tiles of so many keys; maps of boxes that are as large as those before stay.
-  static void set_boxes(Sm90Params& params, const StreamCall& call, int keys) {
+  /// Maps that were made for `before` stay if such boxes are wanted.
+  static Boxing set_boxes(Sm90Params& params, const StreamCall& call, const TileShape& tile,
+                          const Boxing& before) {
     const Arguments& a = call.arguments;
-    const int rows = box_rows(call.problem, a, keys);
-    if (rows > 0 && rows != params.box_rows) {
-      params.k = boxed_view(a.k, rows, params.folded != 0);
-      params.v = boxed_view(a.v, rows, params.folded != 0);
+    const Boxing boxing{box_rows(call.problem, a, tile.keys), params.folded != 0,
+                        is_few(tile.rows)};
+    if (boxing.rows > 0 && boxing != before) {
+      params.k = boxed_view(a.k, boxing);
+      params.v = boxed_view(a.v, boxing);
     }
-    params.box_rows = rows;
-    if (params.folded == 0) params.k.steps = params.v.steps = steps_of_slabs(keys);
+    params.box_rows = boxing.rows;
+    if (params.folded == 0) params.k.steps = params.v.steps = steps_of_slabs(tile.keys);
+    return boxing;
   }
 
   std::vector<RowClass> classes_;

@@ -12,9 +12,18 @@ bool has_boxes(const KvView& view);
 /// 8 slots.
 bool has_folded_boxes(const KvView& view);
 
-/// K or V, of 16-bit elements, in boxes of `rows` slots; the steps of tiles are set if they are
-/// folded. Throws Error(device_error).
-BoxedView boxed_view(const KvView& view, int rows, bool folded);
+/// How boxes are made of K or V.
+struct Boxing {
+  int rows = 0;            ///< slots of a box; 0: there are no boxes
+  bool folded = false;     ///< see has_folded_boxes
+  bool read_once = false;  ///< a box's bytes come from memory, not from a cache again and again
+
+  bool operator==(const Boxing&) const = default;
+};
+
+/// K or V, of 16-bit elements; the steps of tiles are set if boxes are folded. Throws
+/// Error(device_error).
+BoxedView boxed_view(const KvView& view, const Boxing& boxing);
 
 /// Q, of 16-bit elements, if it can address it and a group of heads divides a warpgroup's rows.
 /// Throws Error(device_error).

@@ -160,7 +160,7 @@ class Walk {
     wait(shared_.k_full[turn.stage], turn.parity);
     multiply_keys(scores, queries_, 0,
                   SlabRows(shared_.k[turn.stage], p_.k.steps, own + key_row(), key_byte()));
-    tell(shared_.k_empty[turn.stage]);
+    release(shared_.k_empty[turn.stage]);
     shape_scores(scores, p_, item.rows, first);
     if constexpr (!Plain) hide(scores, p_, item.rows, first);
     soften(scores, scale, softmax, sums);
@@ -176,7 +176,7 @@ class Walk {
                                       column * kKvBytes % kRowBytes);
       });
     }
-    tell(shared_.v_empty[turn.stage]);
+    release(shared_.v_empty[turn.stage]);
   }
 
   /// Whether a tile of V has infinite or NaN values, or what is not to be read has.
@@ -189,10 +189,14 @@ class Walk {
     return __any_sync(kAllLanes, (carries & kSigns) != 0);
   }
 
-  /// That all lanes are done with what came before.
-  static __device__ void tell(Barrier& barrier) {
-    __syncwarp();
-    if (lane_of_warp() == 0) arrive(barrier);
+  /// A tile that boxes fill next by one lane for all; one that other lanes write, by each that has
+  /// read.
+  __device__ void release(Barrier& empty) const {
+    if (p_.box_rows > 0) {
+      __syncwarp();
+      if (lane_of_warp() != 0) return;
+    }
+    arrive(empty);
   }
 
   // The others' sums go to the first warp through one place: it asks for them one by one.
@@ -207,12 +211,12 @@ class Walk {
     }
     shared_.softmax[lane] = {softmax.reference[0][0], softmax.reference[0][1], softmax.sum[0][0],
                              softmax.sum[0][1]};
-    tell(shared_.sums_full);
+    arrive(shared_.sums_full);
   }
 
   __device__ void take_over(int n, int other, Softmax& softmax, Sums& sums) const {
     const int lane = lane_of_warp();
-    tell(shared_.sums_wanted[other]);
+    arrive(shared_.sums_wanted[other]);
     wait(shared_.sums_full, (n * (kKeyWarps - 1) + other - 1) % 2);
     const float4 theirs = shared_.softmax[lane];
     const float references[2] = {theirs.x, theirs.y};
@@ -257,15 +261,15 @@ class Walk {
 };
 
 __device__ void init_barriers(const Sm90Params& p, Shared& shared) {
-  const int loaders = p.box_rows > 0 ? 1 : kWarp;  // threads that arrive for a tile
+  const int lanes = p.box_rows > 0 ? 1 : kWarp;  // of a warp that arrive for a tile
   for (int stage = 0; stage < kStages; ++stage) {
-    init_barrier(shared.k_full[stage], loaders);
-    init_barrier(shared.v_full[stage], loaders);
-    init_barrier(shared.k_empty[stage], kKeyWarps);
-    init_barrier(shared.v_empty[stage], kKeyWarps);
+    init_barrier(shared.k_full[stage], lanes);
+    init_barrier(shared.v_full[stage], lanes);
+    init_barrier(shared.k_empty[stage], kKeyWarps * lanes);
+    init_barrier(shared.v_empty[stage], kKeyWarps * lanes);
   }
-  for (int warp = 1; warp < kKeyWarps; ++warp) init_barrier(shared.sums_wanted[warp], 1);
-  init_barrier(shared.sums_full, 1);
+  for (int warp = 1; warp < kKeyWarps; ++warp) init_barrier(shared.sums_wanted[warp], kWarp);
+  init_barrier(shared.sums_full, kWarp);
   shared.items.init(kKeyWarps + 2);
   fence_barriers();
 }

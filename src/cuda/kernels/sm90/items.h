@@ -23,7 +23,7 @@ struct Items {
   __device__ void init(int readers) {
     for (int place = 0; place < kItems; ++place) {
       init_barrier(full[place], kWarp);
-      init_barrier(empty[place], readers);
+      init_barrier(empty[place], readers * kWarp);
     }
     init_barrier(late, 1);
   }
@@ -35,11 +35,8 @@ struct Items {
     wait(full[turn.stage], turn.parity);
     return item[turn.stage];
   }
-  /// After the warp's last look at it.
-  __device__ void release(int n) {
-    __syncwarp();
-    if (lane_of_warp() == 0) arrive(empty[Turn<kItems>(n).stage]);
-  }
+  /// After a lane's last look at it.
+  __device__ void release(int n) { arrive(empty[Turn<kItems>(n).stage]); }
   /// By the warp that finds them: when all have released it.
   __device__ Item& wait_for_release(int n) {
     const Turn<kItems> turn(n);

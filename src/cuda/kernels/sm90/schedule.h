@@ -141,6 +141,7 @@ __device__ inline void schedule(const Sm90Params& p, const Tasks& tasks, Items& 
       failed = &items.at(n - 1);
     }
     const bool again = kMasked && failed != nullptr;
+    __syncwarp();  // all have seen whether it failed
     if (again && lane == 0) {
       items.again = failed->task();
       failed->again = false;
