@@ -1,14 +1,27 @@
 #pragma once
 
+#include <unistd.h>
+
+#include <cstdint>
+
 #if defined(__x86_64__)
 #include <cpuid.h>
 #include <sys/syscall.h>
-#include <unistd.h>
 #elif defined(__aarch64__)
 #include <sys/auxv.h>
 #endif
 
 namespace octavo {
+
+/// Bytes of a core's second cache; where the system does not say, what small ones have.
+inline std::int64_t second_cache_bytes() {
+  constexpr std::int64_t kSmall = 512 << 10;
+#if defined(_SC_LEVEL2_CACHE_SIZE)
+  static const std::int64_t bytes = sysconf(_SC_LEVEL2_CACHE_SIZE);
+  if (bytes > 0) return bytes;
+#endif
+  return kSmall;
+}
 
 // What this processor, and the system's saving of its registers, allow.
 

@@ -20,6 +20,7 @@
 #include <new>
 #include <utility>
 
+#include "cpu/isa.h"
 #include "cpu/kernels.h"
 #include "cpu/schedule.h"
 
@@ -38,8 +39,11 @@ constexpr float kNegativeInfinity = -std::numeric_limits<float>::infinity();
 
 std::int64_t split_of(const Problem& p) { return p.split != 0 ? p.split : kSplit; }
 
-/// Most rows of a block: loading keys is shared by more, but Q and O stay in the second cache.
-std::int64_t most_rows(const Problem& p) { return p.d + p.dv <= 128 ? kRows : kRows / 2; }
+/// Most rows of a block: loading keys is shared by more, but Q and O stay in half the second cache.
+std::int64_t most_rows(const Problem& p) {
+  const std::int64_t bytes = kRows * (p.d + p.dv) * static_cast<std::int64_t>(sizeof(float));
+  return bytes <= second_cache_bytes() / 2 ? kRows : kRows / 2;
+}
 
 /// How few rows are scored, if K and V can be taken where they lie.
 auto score_in_place(const Problem& p, const TileMath& math) {
