@@ -334,21 +334,15 @@ extern "C" __global__ void __launch_bounds__(kBlockThreads, kWarpgroups == 1 ? 2
     octavo_sm90(const __grid_constant__ Sm90Params p) {
   extern __shared__ __align__(1024) unsigned char memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory);
-  const int thread = static_cast<int>(threadIdx.x);
   let_next_grid_begin();
-  if (thread == 0) init_barriers(p, shared);
+  if (threadIdx.x == 0) init_barriers(p, shared);
   const Tasks tasks(p);
-  Task task;
-  const bool found = tasks.find_first(task);
-  if (found) {
-    shared.items.at(0).describe(p, task, 0, false, thread, kBlockThreads);
-    if (thread == 0) shared.items.found = task;
-  }
+  const int described = describe_first(p, tasks, shared.items, kBlockThreads);
   wait_for_grids_before();  // which have the workspace
   __syncthreads();
   if (warp_of_block() >= kWarps) {
     shrink_registers<kLoaderRegisters>();
-    load(p, shared, tasks, found ? 1 : 0);
+    load(p, shared, tasks, described);
   } else {
     grow_registers<kRowRegisters>();
     Walk(p, shared).run();

@@ -105,6 +105,17 @@ class Tasks {
   unsigned units_;  ///< where that must be known to find one
 };
 
+/// By all threads of the block, as many as `threads`: how many items it described, 0 or 1.
+__device__ inline int describe_first(const Sm90Params& p, const Tasks& tasks, Items& items,
+                                     int threads) {
+  Task task;
+  if (!tasks.find_first(task)) return 0;
+  const int thread = static_cast<int>(threadIdx.x);
+  items.at(0).describe(p, task, 0, false, thread, threads);
+  if (thread == 0) items.found = task;
+  return 1;
+}
+
 /// By a warp. `n`: items, 0 or 1, that are described already: `items.found` is the task of that.
 __device__ inline void schedule(const Sm90Params& p, const Tasks& tasks, Items& items, int n) {
   const int lane = lane_of_warp();
