@@ -156,8 +156,8 @@ TEST(EmulatedKernels, ManyRowsOnHopperAreRight) {
   const Texts problems = {
       // Requests of 16, 64 and 192 rows in a batch, whole and split.
       "paged q=bf16 hq=4 hkv=2 d=64 mask=causal lse q_len=1,30,170 kv_len=129,65,350",
-      "paged q=bf16 hq=4 hkv=2 d=64 page=7 mask=causal split=64 lse q_len=70,1,130 "
-      "kv_len=150,97,170",
+      ("paged q=bf16 hq=4 hkv=2 d=64 page=7 mask=causal split=64 lse q_len=70,1,130 "
+       "kv_len=150,97,170"),
       "paged q=bf16 hq=4 hkv=2 d=64 mask=window:70,0 split=128 sinks lse q_len=66,0 kv_len=300,9",
       "paged q=bf16 hq=4 hkv=2 d=64 mask=bits alibi lse q_len=2,33,100 kv_len=131,70,140",
       "ragged q=bf16 hq=6 hkv=2 d=64 mask=causal lse q_len=200,20 kv_len=220,300",

@@ -46,6 +46,7 @@ Function load(const Device&, const Variant& variant, int shared_bytes) {
     function.handle_ = reinterpret_cast<void*>(emulated.run);
     function.source_ = emulated.name.c_str();
     function.shared_bytes_ = shared_bytes;
+    function.may_begin_early_ = false;
     return function;
   }
   throw emulation::NotEmulated{name};
