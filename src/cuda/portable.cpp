@@ -1,9 +1,8 @@
-#include "cuda/portable.h"
-
 #include <algorithm>
 #include <limits>
 
 #include "cuda/kernels.h"
+#include "cuda/kernels/portable/params.h"
 #include "cuda/portable_tiles.h"
 
 namespace octavo::cuda {
@@ -13,12 +12,28 @@ constexpr int kOldestCapability = 80;
 constexpr std::int64_t kWidest = 576;
 constexpr std::int64_t kMostHeads = 65535;  // of a grid's second axis
 
+TileShape tile_of(const Problem& p, const Device& device, int rows) {
+  return portable_tile(rows, portable_dims(p), static_cast<int>(size_of(p.kv)), is_masked(p),
+                       device.shared_per_block);
+}
+
 std::vector<RowClass> classes_of(const Problem& p, const Device& device) {
-  return row_classes(p, {16, 64, 128}, [&](int rows) { return portable_tile(p, device, rows); });
+  return row_classes(p, {16, 64, 128}, [&](int rows) { return tile_of(p, device, rows); });
 }
 
 int shared_bytes(const Problem& p, const TileShape& tile) {
   return portable_shared_bytes(tile, portable_dims(p), static_cast<int>(size_of(p.kv)));
+}
+
+Splitting portable_splitting(const Problem& p, const RowClass& row_class, const Device& device) {
+  if (p.invariant) return {0, 0};
+  if (row_class.tile.rows > 64) return {device.multiprocessors, 1024};
+  if (row_class.tile.rows > 16) return {2 * device.multiprocessors, 1024};
+  constexpr int kReserved = 1024;      // bytes, of each block and of each multiprocessor
+  constexpr int kMostByRegisters = 8;  // blocks of one warp
+  const int blocks =
+      (device.shared_per_block + kReserved) / (shared_bytes(p, row_class.tile) + kReserved);
+  return {std::min(blocks, kMostByRegisters) * device.multiprocessors, 512};
 }
 
 Support supports(const Problem& p, const Device& device) {
@@ -62,6 +77,28 @@ NearStrides near_strides(const KvView& view) {
   return {units(0), units(1)};
 }
 
+Variant portable_variant(const Problem& p, const TileShape& tile) {
+  // O and S of a warp alone take up to 192 of a lane's 255 registers.
+  return {"portable/attend.cu", "octavo_portable", tiled_definitions(p, portable_dims(p), tile),
+          true};
+}
+
+TiledLaunch portable_launch(const Problem& p, const Device& device, const RowClass& row_class) {
+  return {p,
+          device,
+          row_class,
+          portable_splitting(p, row_class, device),
+          {portable_variant(p, row_class.tile), row_class.tile.warps * 32,
+           shared_bytes(p, row_class.tile)}};
+}
+
+PortableParams portable_params(const StreamCall& call) {
+  const Arguments& a = call.arguments;
+  PortableParams params{tiled_params(call), 0, near_strides(a.k), near_strides(a.v)};
+  params.kv_whole = is_whole(a.k) && is_whole(a.v) && is_near(a.k) && is_near(a.v) ? 1 : 0;
+  return params;
+}
+
 class Portable final : public StreamKernel {
  public:
   Portable(const Problem& p, const Device& device) : slices_(portable_dims(p).slices) {
@@ -89,44 +126,6 @@ std::shared_ptr<const StreamKernel> load(const Problem& problem, const Device& d
 }
 
 }  // namespace
-
-TileShape portable_tile(const Problem& p, const Device& device, int rows) {
-  return portable_tile(rows, portable_dims(p), static_cast<int>(size_of(p.kv)), is_masked(p),
-                       device.shared_per_block);
-}
-
-Splitting portable_splitting(const Problem& p, const RowClass& row_class, const Device& device) {
-  if (p.invariant) return {0, 0};
-  if (row_class.tile.rows > 64) return {device.multiprocessors, 1024};
-  if (row_class.tile.rows > 16) return {2 * device.multiprocessors, 1024};
-  constexpr int kReserved = 1024;      // bytes, of each block and of each multiprocessor
-  constexpr int kMostByRegisters = 8;  // blocks of one warp
-  const int blocks =
-      (device.shared_per_block + kReserved) / (shared_bytes(p, row_class.tile) + kReserved);
-  return {std::min(blocks, kMostByRegisters) * device.multiprocessors, 512};
-}
-
-Variant portable_variant(const Problem& p, const TileShape& tile) {
-  // O and S of a warp alone take up to 192 of a lane's 255 registers.
-  return {"portable/attend.cu", "octavo_portable", tiled_definitions(p, portable_dims(p), tile),
-          true};
-}
-
-TiledLaunch portable_launch(const Problem& p, const Device& device, const RowClass& row_class) {
-  return {p,
-          device,
-          row_class,
-          portable_splitting(p, row_class, device),
-          {portable_variant(p, row_class.tile), row_class.tile.warps * 32,
-           shared_bytes(p, row_class.tile)}};
-}
-
-PortableParams portable_params(const StreamCall& call) {
-  const Arguments& a = call.arguments;
-  PortableParams params{tiled_params(call), 0, near_strides(a.k), near_strides(a.v)};
-  params.kv_whole = is_whole(a.k) && is_whole(a.v) && is_near(a.k) && is_near(a.v) ? 1 : 0;
-  return params;
-}
 
 std::vector<Variant> portable_variants(const Problem& p, const Device& device) {
   std::vector<Variant> variants;
