@@ -145,7 +145,8 @@ double Case::Factor::at(std::int64_t kv_head) const {
 /// The steps of making a case, in order.
 class Case::Maker {
  public:
-  Maker(Case& c, std::uint64_t seed) : c_(c), p_(c.problem_), a_(c.arguments_), random_(seed) {}
+  Maker(Case& c, std::uint64_t seed, Values values)
+      : c_(c), p_(c.problem_), a_(c.arguments_), random_(seed), values_(values) {}
 
   void lengths() {
     c_.first_q_ = {0};
@@ -197,12 +198,11 @@ class Case::Maker {
     a_.alibi_slopes = c_.slopes_;
   }
 
-  void queries_and_keys(Values values) {
+  void queries_and_keys() {
     if (p_.layout == Layout::packed) {
       packed();
     } else {
-      c_.q_memory_ =
-          GuardedBuffer(bytes_of((c_.total_q() + kSpareRows) * p_.hq * p_.d, p_.q), kNan);
+      c_.q_memory_ = buffer(bytes_of((c_.total_q() + kSpareRows) * p_.hq * p_.d, p_.q), kNan);
       a_.q = TensorView<3>::dense(c_.q_memory_.data(), p_.q, {c_.total_q(), p_.hq, p_.d});
       if (p_.layout == Layout::paged) {
         paged();
@@ -210,7 +210,7 @@ class Case::Maker {
         flat();
       }
     }
-    if (values == Values::checked) {
+    if (values_ == Values::checked) {
       fill();
     } else {
       repeat_values();
@@ -219,10 +219,10 @@ class Case::Maker {
 
   void outputs(Workspace workspace) {
     const std::int64_t rows = c_.total_q() + kSpareRows;
-    c_.out_memory_ = GuardedBuffer(bytes_of(rows * p_.hq * p_.dv, p_.out), kPoison);
+    c_.out_memory_ = buffer(bytes_of(rows * p_.hq * p_.dv, p_.out), kPoison);
     a_.out = TensorView<3>::dense(c_.out_memory_.data(), p_.out, {c_.total_q(), p_.hq, p_.dv});
     if (p_.lse) {
-      c_.lse_memory_ = GuardedBuffer(bytes_of(rows * p_.hq, DType::f32), kPoison);
+      c_.lse_memory_ = buffer(bytes_of(rows * p_.hq, DType::f32), kPoison);
       a_.lse = TensorView<2>::dense(c_.lse_memory_.data(), DType::f32, {c_.total_q(), p_.hq});
     }
     if (workspace.size > 0 && (!workspace.optional || random_.chance(0.5))) {
@@ -232,6 +232,11 @@ class Case::Maker {
   }
 
  private:
+  /// As allocators align; for the checked, as little as callers may.
+  GuardedBuffer buffer(std::size_t bytes, std::uint8_t fill) const {
+    return {bytes, fill, values_ == Values::timed ? std::size_t{256} : std::size_t{64}};
+  }
+
   void factor(Factor& factor, ScaleKind kind, double unit) {
     const auto draw = [&] { return static_cast<float>(unit * random_.uniform(0.5, 2)); };
     factor.kind = kind;
@@ -252,7 +257,7 @@ class Case::Maker {
   void packed() {
     const std::int64_t total = c_.first_kv_.back();
     const std::int64_t row = (p_.hq + 2 * p_.hkv) * p_.d;
-    c_.q_memory_ = GuardedBuffer(bytes_of((total + kSpareRows) * row, p_.q), kNan);
+    c_.q_memory_ = buffer(bytes_of((total + kSpareRows) * row, p_.q), kNan);
     std::byte* data = c_.q_memory_.data();
     a_.q = {data, p_.q, {total, p_.hq, p_.d}, {row, p_.d, 1}};
     const std::array<std::int64_t, 4> shape = {1, total, p_.hkv, p_.d};
@@ -267,7 +272,7 @@ class Case::Maker {
     const std::int64_t v_row = p_.hkv * p_.dv;
     const std::int64_t rows = total + kSpareRows;
     if (p_.layout == Layout::contiguous) {
-      c_.k_memory_ = GuardedBuffer(bytes_of(rows * 2 * k_row, p_.kv), kNan);
+      c_.k_memory_ = buffer(bytes_of(rows * 2 * k_row, p_.kv), kNan);
       std::byte* data = c_.k_memory_.data();
       const std::array<std::int64_t, 4> shape = {1, total, p_.hkv, p_.d};
       const std::array<std::int64_t, 4> stride = {total * 2 * k_row, 2 * k_row, p_.d, 1};
@@ -275,8 +280,8 @@ class Case::Maker {
       a_.v = kv_view(data + bytes_of(k_row, p_.kv), shape, stride);
       return;
     }
-    c_.k_memory_ = GuardedBuffer(bytes_of(rows * k_row, p_.kv), kNan);
-    c_.v_memory_ = GuardedBuffer(bytes_of(rows * v_row, p_.kv), kNan);
+    c_.k_memory_ = buffer(bytes_of(rows * k_row, p_.kv), kNan);
+    c_.v_memory_ = buffer(bytes_of(rows * v_row, p_.kv), kNan);
     a_.k = KvView::dense(c_.k_memory_.data(), p_.kv, {1, total, p_.hkv, p_.d});
     a_.v = KvView::dense(c_.v_memory_.data(), p_.kv, {1, total, p_.hkv, p_.dv});
   }
@@ -317,10 +322,10 @@ class Case::Maker {
       return {step, dim, page * dim, 1};
     };
     const std::int64_t k_size = pages * page * p_.hkv * p_.d;
-    c_.k_memory_ = GuardedBuffer(bytes_of(joint ? 2 * k_size : k_size, p_.kv), kNan);
+    c_.k_memory_ = buffer(bytes_of(joint ? 2 * k_size : k_size, p_.kv), kNan);
     std::byte* v_data = c_.k_memory_.data() + bytes_of(page * p_.hkv * p_.d, p_.kv);
     if (!joint) {
-      c_.v_memory_ = GuardedBuffer(bytes_of(pages * page * p_.hkv * p_.dv, p_.kv), kNan);
+      c_.v_memory_ = buffer(bytes_of(pages * page * p_.hkv * p_.dv, p_.kv), kNan);
       v_data = c_.v_memory_.data();
     }
     a_.k = kv_view(c_.k_memory_.data(), {pages, page, p_.hkv, p_.d}, strides(p_.d));
@@ -423,15 +428,16 @@ class Case::Maker {
   const Problem& p_;
   Arguments& a_;
   Random random_;
+  Values values_;
 };
 
 Case::Case(const Problem& problem, std::uint64_t seed, Workspace workspace, Values values)
     : problem_(problem) {
-  Maker maker(*this, seed);
+  Maker maker(*this, seed, values);
   maker.lengths();
   maker.mask_bits();
   maker.factors();
-  maker.queries_and_keys(values);
+  maker.queries_and_keys();
   maker.outputs(workspace);
 }
 
