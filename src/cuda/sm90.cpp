@@ -30,7 +30,7 @@ std::vector<RowClass> classes_of(const Problem& p, const Device& device) {
 Splitting splitting_of(const Problem& p, const RowClass& c, const Device& device) {
   if (p.invariant) return {0, 0};
   if (is_few(c.tile.rows)) {
-    return {tile_of(p, device, c.tile.rows).blocks * device.multiprocessors, 512};
+    return {tile_of(p, device, c.tile.rows).blocks * device.multiprocessors, 512, 2048, true};
   }
   // Of 64 rows, shorter splits cost more than they give.
   return {device.multiprocessors, c.tile.rows > 64 ? 1024 : 4096};
@@ -107,14 +107,15 @@ int box_rows(const Problem& p, const Arguments& a, int keys) {
 
 class Sm90 final : public StreamKernel {
  public:
-  Sm90(const Problem& p, const Device& device) : classes_(classes_of(p, device)) {
+  Sm90(const Problem& p, const Device& device)
+      : classes_(classes_of(p, device)), batch_(p.batch()), hkv_(p.hkv) {
     for (const RowClass& c : classes_) {
       launches_.push_back(launch_of(p, device, c));
       partials_ = std::max(partials_, launches_.back().workspace());
     }
   }
 
-  std::size_t workspace() const override { return partials_ + kCounterBytes * launches_.size(); }
+  std::size_t workspace() const override { return partials_ + counter_bytes(batch_); }
 
   void launch(const StreamCall& call) const override {
     const Arguments& a = call.arguments;
@@ -129,10 +130,13 @@ class Sm90 final : public StreamKernel {
     Boxing boxing;
     for (std::size_t i = 0; i < launches_.size(); ++i) {
       if (!launches_[i].has_work(call)) continue;
-      params.taken = launches_[i].takes(call)
-                         ? reinterpret_cast<unsigned*>(counters(call) + kCounterBytes * i)
-                         : nullptr;
-      if (!is_few(classes_[i].tile.rows) && params.q_whole != 0 && params.q.exist == 0) {
+      const bool few = is_few(classes_[i].tile.rows);
+      const bool takes = launches_[i].takes(call);
+      params.taken = takes ? counters(call) + i : nullptr;
+      // Of groups there are few partial results. With many, a launch of its own is faster.
+      params.arrived =
+          takes && launches_[i].has_groups(call) ? counters(call) + launches_.size() : nullptr;
+      if (!few && params.q_whole != 0 && params.q.exist == 0) {
         params.q = query_boxes(a.q, call.problem.group());
       }
       boxing = set_boxes(params, call, classes_[i].tile, boxing);
@@ -142,18 +146,22 @@ class Sm90 final : public StreamKernel {
   }
 
  private:
-  static constexpr std::size_t kCounterBytes = sizeof *TiledParams::taken;
-
-  /// One for each class, behind the partial results, which they share.
-  std::byte* counters(const StreamCall& call) const { return call.workspace + partials_; }
+  /// What is taken of each class, and the parts that arrived of each request and KV head.
+  std::size_t counter_bytes(std::int64_t requests) const {
+    return sizeof *TiledParams::taken *
+           (launches_.size() + static_cast<std::size_t>(requests * hkv_));
+  }
+  /// Behind the partial results, which classes share.
+  unsigned* counters(const StreamCall& call) const {
+    return reinterpret_cast<unsigned*>(call.workspace + partials_);
+  }
 
   /// All at once, so that no launch waits for a copy between it and the one before.
   void clear_counters(const StreamCall& call) const {
     const auto takes = [&](const TiledLaunch& launch) { return launch.takes(call); };
     if (std::ranges::none_of(launches_, takes)) return;
     check(driver().set_bytes(reinterpret_cast<std::uintptr_t>(counters(call)), 0,
-                             kCounterBytes * launches_.size(),
-                             static_cast<StreamHandle>(call.stream)),
+                             counter_bytes(call.requests), static_cast<StreamHandle>(call.stream)),
           "cuMemsetD8Async", "for launches of ", call.rows, " query tokens");
   }
 
@@ -174,6 +182,8 @@ class Sm90 final : public StreamKernel {
 
   std::vector<RowClass> classes_;
   std::vector<TiledLaunch> launches_;
+  std::int64_t batch_;
+  std::int64_t hkv_;
   std::size_t partials_ = 0;  ///< bytes
 };
 

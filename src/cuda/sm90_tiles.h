@@ -73,12 +73,14 @@ constexpr Sm90Tile sm90_many_rows(int rows, const HeadDims& dims, int shared_lim
   return tile;
 }
 
-/// Of kernels/sm90/few.cu. Q takes d / 4 registers of each lane, O dv / 2.
+/// Of kernels/sm90/few.cu. Q takes d / 4 registers of each lane, O dv / 2 and dv / 8 again.
 constexpr Sm90Tile sm90_few_rows(const HeadDims& dims, int shared_limit) {
-  constexpr int kItemBytes = 1536;  // what is known of two items, and barriers
-  Sm90Tile tile{{kSm90FewRows, 1, 64, 4}, 256, std::max(dims.d, dims.dv) > 128 ? 1 : 2, 6};
+  constexpr int kItemBytes = 2048;  // what is known of two items, and barriers
+  const int widest = std::max(dims.d, dims.dv);
+  Sm90Tile tile{{kSm90FewRows, 1, widest == 64 ? 128 : 64, 4}, 256, widest > 128 ? 1 : 2, 6};
   const int sums = kSm90FewRows * (dims.dv + 8 * 4) * 4;
-  take_stages(tile, dims, sums + kItemBytes,
+  const int queries = kSm90FewRows * dims.d * 2;
+  take_stages(tile, dims, sums + queries + kItemBytes,
               (shared_limit + kSm90Reserved) / tile.blocks - kSm90Reserved);
   return tile;
 }

@@ -8,13 +8,17 @@
 namespace octavo::cuda {
 namespace {
 
-constexpr int kMergeThreads = 128;
 constexpr std::int64_t kMostMergeBlocks = 16;      // of a tile of rows
 constexpr std::int64_t kMergeBlocksTogether = 16;  // of a multiprocessor
 constexpr std::int64_t kMostInSecondAxis = 65535;  // of a grid
 constexpr std::int64_t kShort = 512;               // keys: units take about as long as each other
 
 std::int64_t ceil_div(std::int64_t a, std::int64_t b) { return (a + b - 1) / b; }
+
+/// That a tile of rows may have.
+std::int64_t partial_rows(const Problem& p, const RowClass& row_class) {
+  return std::min<std::int64_t>(row_class.tile.rows, p.max_q_len() * p.group());
+}
 
 /// Tokens of a split that the problem asks for; 0: none. A row of an invariant problem takes its
 /// keys in one go, whatever the rows beside it.
@@ -73,18 +77,39 @@ Units Units::of(const Problem& p, const RowClass& row_class, const Splitting& sp
   const std::int64_t split = split_of(p);
   const std::int64_t shortest = split != 0 ? split : splitting.shortest;
   if (shortest == 0) return {tiles, 0, 0};
-  const std::int64_t splits =
-      ceil_div(p.max_kv_len(), ceil_div(shortest, row_class.tile.keys) * row_class.tile.keys);
+  const auto splits_of = [&](std::int64_t kv_len, std::int64_t length) {
+    return ceil_div(kv_len, ceil_div(length, row_class.tile.keys) * row_class.tile.keys);
+  };
+  std::int64_t splits = splits_of(p.max_kv_len(), shortest);
+  if (split == 0 && splitting.short_request > 0) {
+    const auto kv_len = std::min<std::int64_t>(p.max_kv_len(), splitting.short_request);
+    splits = std::max(splits, splits_of(kv_len, shortest / 2));
+  }
   if (splits <= 1) return {tiles, 0, 0};
   if (split != 0) return {tiles * splits, tiles * splits, tiles};
-  const std::int64_t each = std::min(splits * ceil_div(most_rows, row_class.tile.rows),
-                                     splitting.blocks_of_request / p.hkv);
-  return {tiles + taken * each, taken * each, std::min(tiles, taken * each / 2)};
+  const std::int64_t tiles_of_request = ceil_div(most_rows, row_class.tile.rows);
+  const std::int64_t each =
+      std::min(splits * tiles_of_request, splitting.blocks_of_request / p.hkv);
+  Units units{
+      tiles_of_request == 1 ? taken * std::max<std::int64_t>(each, 1) : tiles + taken * each,
+      taken * each, std::min(tiles, taken * each / 2)};
+  const std::int64_t keys_of_block =
+      requests * p.max_kv_len() * p.hkv / splitting.blocks_of_request;
+  units.groups = splitting.groups && keys_of_block + keys_of_block / 4 >= kGroupKeys;
+  if (!units.groups) return units;
+  // Groups have more than half of kGroupKeys. Where they are too long for items, there are few
+  // keys.
+  const std::int64_t grouped = taken * ceil_div(p.max_kv_len(), kGroupKeys / 2);
+  const std::int64_t keys = kGroupKeys * splitting.blocks_of_request / p.hkv;
+  units.partial = std::min(units.partial, grouped + 2 * keys / shortest + taken);
+  units.all = std::max(units.partial, tiles);
+  return units;
 }
 
 std::int64_t partial_bytes(const Problem& p, const RowClass& row_class) {
-  return p.hkv * row_class.tile.rows * (ceil_div(p.dv, 32) * 32 + 2) *
-         static_cast<std::int64_t>(sizeof(float));
+  const auto whole = [](std::int64_t floats) { return ceil_div(floats, 32) * 32; };
+  const std::int64_t rows = partial_rows(p, row_class);
+  return p.hkv * (rows * whole(p.dv) + whole(2 * rows)) * static_cast<std::int64_t>(sizeof(float));
 }
 
 double tiled_cost_us(const Problem& p, const Device& device, double launches, const Rates& rates) {
@@ -160,12 +185,14 @@ TiledLaunch::TiledLaunch(const Problem& p, const Device& device, const RowClass&
       attend_(cuda::load(device, code.attend, code.shared_bytes)) {
   const Units units = Units::of(p, of_, splitting_, p.batch(), p.total_q());
   partials_ = static_cast<std::size_t>(units.partial * partial_bytes(p, of_));
-  if (units.partial > 0) merge_ = cuda::load(device, merge_variant(of_.tile), 0);
+  if (units.partial > 0) merge_ = cuda::load(device, merge_variant(of_.tile), kMergeBytes);
 }
 
 Units TiledLaunch::units(const StreamCall& call) const {
   return Units::of(call.problem, of_, splitting_, call.requests, call.rows);
 }
+
+bool TiledLaunch::has_groups(const StreamCall& call) const { return units(call).groups; }
 
 bool TiledLaunch::takes(const StreamCall& call) const {
   return takes_ && units(call).all * call.problem.hkv > resident_;
@@ -178,8 +205,11 @@ void TiledLaunch::launch(const StreamCall& call, TiledParams& tiled, const void*
   tiled.most_rows = of_.most_rows;
   tiled.blocks_of_request = splitting_.blocks_of_request;
   tiled.shortest_split = splitting_.shortest;
+  tiled.short_request = splitting_.short_request;
+  tiled.partial_rows = static_cast<std::int32_t>(partial_rows(p, of_));
   const Units units = this->units(call);
   if (units.all == 0) return;
+  tiled.item_blocks = units.groups ? splitting_.blocks_of_request : 0;
   const std::int64_t most_rows = std::min<std::int64_t>(p.max_q_len() * p.group(), of_.tile.rows);
   const std::int64_t fitting =
       kMergeBlocksTogether * multiprocessors_ / (std::max<std::int64_t>(units.merged, 1) * p.hkv);
@@ -196,11 +226,12 @@ void TiledLaunch::launch(const StreamCall& call, TiledParams& tiled, const void*
   if (tiled.heads_first != 0) std::swap(attend.x, attend.y);
   if (resident_ > 0) {
     attend = {static_cast<std::uint32_t>(std::min<std::int64_t>(units.all * p.hkv, resident_))};
+    tiled.one_each = units.all * p.hkv <= resident_ ? 1 : 0;
     tiled.heads_together =
         tiled.heads_first != 0 ? static_cast<std::int32_t>(p.hkv) : heads_together_;
   }
   attend_.launch(attend, threads_, call.stream, params, begin);
-  if (units.merged == 0) return;
+  if (units.merged == 0 || tiled.arrived != nullptr) return;
   merge_->launch(grid(units.merged, tiled.merge_blocks), kMergeThreads, call.stream, &tiled,
                  Begin::early);
 }

@@ -58,6 +58,8 @@ inline bool is_masked(const Problem& problem) { return problem.mask.kind != Mask
 struct Splitting {
   int blocks_of_request;  ///< that a lone request should have
   int shortest;           ///< tokens of a split; 0: no splits
+  int short_request = 0;  ///< tokens: up to so many, splits may be half as short
+  bool groups = false;    ///< may be items of thread blocks that have more to do than one split
 };
 
 /// How many units, tiles of rows times splits, a class's launch may have, for so many requests with
@@ -66,6 +68,7 @@ struct Units {
   std::int64_t all;
   std::int64_t partial;  ///< that may leave partial results
   std::int64_t merged;   ///< tiles that may have them
+  bool groups = false;   ///< of splits may be units
 
   static Units of(const Problem& problem, const RowClass& row_class, const Splitting& splitting,
                   std::int64_t requests, std::int64_t tokens);
@@ -127,6 +130,9 @@ class TiledLaunch {
 
   /// Whether the call may have requests of the class.
   bool has_work(const StreamCall& call) const { return units(call).all > 0; }
+
+  /// Whether groups of splits may be units.
+  bool has_groups(const StreamCall& call) const;
 
   /// Whether thread blocks take units by TiledParams::taken, which is 0 before.
   bool takes(const StreamCall& call) const;

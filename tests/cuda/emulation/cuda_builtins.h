@@ -149,7 +149,12 @@ inline unsigned __reduce_add_sync(unsigned lanes, unsigned value) {
   return static_cast<unsigned>(self.taken[0]);
 }
 
-/// Blocks run one after another.
+// Blocks run one after another.
+inline void __threadfence() {}
+template <typename T>
+T __ldcg(const T* from) {
+  return *from;
+}
 inline unsigned atomicAdd(unsigned* sum, unsigned value) {
   const unsigned before = *sum;
   *sum += value;

@@ -152,6 +152,30 @@ TEST(EmulatedKernels, FewRowsOnHopperAreRight) {
   EXPECT_EQ(run_all(cuda::sm90(), problems, hopper()), problems.size());
 }
 
+TEST(EmulatedKernels, GroupsOfSplitsHaveTheSameBitsInOneGo) {
+  Device device = hopper();
+  device.multiprocessors = 4;  // which a request alone fills, and 8 have groups as items
+  const Problem problem = Problem::parse(
+      "paged q=bf16 hq=4 hkv=2 d=64 mask=causal lse q_len=1,1,1,1,1,1,1,1 "
+      "kv_len=5000,2000,2000,2000,2000,2000,2000,2000");
+  const auto kernel = load(cuda::sm90(), problem, device);
+  ASSERT_NE(kernel, nullptr);
+  const verify::Case together(problem, 1, workspace_of(*kernel));
+  run(*kernel, problem, together.arguments());
+  EXPECT_TRUE(verify::compare(together, cuda::sm90().weights).passed);
+  const verify::Case alone(problem, 1, workspace_of(*kernel));
+  Arguments first = alone.arguments();
+  first.q_lens = first.q_lens.first(1);
+  first.kv_lens = first.kv_lens.first(1);
+  run(*kernel, problem, first);
+  for (std::int64_t head = 0; head < problem.hq; ++head) {
+    EXPECT_EQ(together.lse(0, head), alone.lse(0, head)) << head;
+    for (std::int64_t c = 0; c < problem.dv; ++c) {
+      ASSERT_EQ(together.out(0, head, c), alone.out(0, head, c)) << head;
+    }
+  }
+}
+
 TEST(EmulatedKernels, ManyRowsOnHopperAreRight) {
   const Texts problems = {
       // Requests of 16, 64 and 192 rows in a batch, whole and split.

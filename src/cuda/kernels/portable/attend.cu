@@ -88,14 +88,14 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   extern __shared__ __align__(128) unsigned char memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory);
   let_next_grid_begin();
-  const Place place = find_place(p.attention, unit_of_block(p), [&](int32_t q_len, int32_t kv_len) {
-    return tiling_of<kRows, kKeys>(p, q_len, kv_len).units();
-  });
+  const Unit unit = find_unit<kRows, kKeys>(p, 0, unit_of_block(p),
+                                            [](const Tiling& tiling) { return tiling.units(); });
+  const Place& place = unit.place;
   if (place.request < 0) return;
-  const RowTile tile = row_tile<kRows, kKeys>(p, place);
-  const int32_t split = place.unit % tile.tiling.splits;
-  if (tile.is_split() ? split < tile.first_split || split >= tile.end_split : split > 0) return;
-  const KeyRange keys = tile.keys_of_split(split);
+  const RowTile tile = row_tile<kRows>(p, unit);
+  const int32_t item = place.unit % tile.tiling.items;
+  if (tile.is_split() ? item < tile.first_item || item >= tile.end_item : item > 0) return;
+  const KeyRange keys = tile.keys_of_item(item);
 
   const int32_t kv_head = head_of_block(p);
   const int32_t first_column = static_cast<int32_t>(blockIdx.z) * kDv;
@@ -150,12 +150,10 @@ extern "C" __global__ void __launch_bounds__(kThreads)
 
   const Slice slice{first_column, min(kDv, a.dv - first_column)};
   if (shared.rows.tile.is_split()) {
-    const int64_t index = partials_before<kRows, kKeys>(p, shared.rows.tile.place.request) +
-                          shared.rows.tile.place.unit;
-    write_partial(shared.rows.tile, walk.softmax, walk.sums, slice,
-                  partial_at<kRows>(p, index, kv_head));
+    write_partial(shared.rows.tile, walk.softmax.rows(), walk.sums, slice,
+                  partial_at(p, shared.rows.tile.partial(), kv_head));
   } else {
-    write_result(p, shared.rows.tile, kv_head, walk.softmax, walk.sums, slice);
+    write_result(p, shared.rows.tile, kv_head, walk.softmax.rows(), walk.sums, slice);
   }
 }
 

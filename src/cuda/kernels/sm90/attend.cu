@@ -276,10 +276,10 @@ class Walk {
     const RowTile& tile = item.rows.tile;
     const Slice slice{0, p_.attention.dv};
     if (tile.is_split()) {
-      write_partial(tile, softmax, sums, slice,
-                    partial_at<kRows>(p_, item.partial, item.rows.kv_head));
+      write_partial(tile, softmax.rows(), sums, slice,
+                    partial_at(p_, tile.partial(), item.rows.kv_head));
     } else {
-      write_result(p_, tile, item.rows.kv_head, softmax, sums, slice);
+      write_result(p_, tile, item.rows.kv_head, softmax.rows(), sums, slice);
     }
   }
 
@@ -319,6 +319,7 @@ __device__ void load(const Sm90Params& p, Shared& shared, const Tasks& tasks, in
     case 2:
       return make_ready(p, shared);
     default:
+      if (described > 0) arrive(shared.items.full[0]);
       return schedule(p, tasks, shared.items, described);
   }
 }
@@ -337,7 +338,11 @@ extern "C" __global__ void __launch_bounds__(kBlockThreads, kWarpgroups == 1 ? 2
   let_next_grid_begin();
   if (threadIdx.x == 0) init_barriers(p, shared);
   const Tasks tasks(p);
-  const int described = describe_first(p, tasks, shared.items, kBlockThreads);
+  Task first;
+  const int described = tasks.find_first(first) ? 1 : 0;
+  if (described > 0) {
+    describe_first(p, first, shared.items, static_cast<int>(threadIdx.x), kBlockThreads);
+  }
   wait_for_grids_before();  // which have the workspace
   __syncthreads();
   if (warp_of_block() >= kWarps) {

@@ -35,6 +35,11 @@ struct Items {
     wait(full[turn.stage], turn.parity);
     return item[turn.stage];
   }
+  /// Whether it is, for who took the one before.
+  __device__ bool is_known(int n) {
+    const Turn<kItems> turn(n);
+    return has_ended(full[turn.stage], turn.parity);
+  }
   /// After a lane's last look at it.
   __device__ void release(int n) { arrive(empty[Turn<kItems>(n).stage]); }
   /// By the warp that finds them: when all have released it.

@@ -40,47 +40,97 @@ __device__ inline KeySlot find_key(const Sm90Params& p, const Place& place, int3
   return {a.page_table[place.request * a.page_table_stride + at.quotient], at.remainder};
 }
 
-/// An item's tiles of keys by boxes of pages. Pages that have no key to be read are left out.
-__device__ inline void load_boxes(const Sm90Params& p, const Item& item, const Source& from) {
-  const int lane = lane_of_warp();
-  const int rows = p.box_rows;
-  const TensorMap* const map = &from.boxes.map;
-  const int head_slab = item.rows.kv_head * from.boxes.head_slabs;
-  const int head_page = from.boxes.head_slabs == 0 ? item.rows.kv_head : 0;
-  KeySlot next{};
-  bool next_wanted = false;
-  const auto find = [&](int32_t tile) {
-    const int32_t key = item.first_of(tile) + lane * rows;
-    next_wanted = lane * rows < kKeys && key < item.keys.end && key + rows > item.keys.begin;
-    if (next_wanted) next = find_key(p, item.rows.tile.place, key);
-  };
-  find(item.begin);
-  for (int32_t i = item.begin; i < item.end; ++i) {
-    from.tell_late(item, i);
-    const bool wanted = next_wanted;
-    const KeySlot at = next;
-    find(i + 1);  // a tile ahead, because the page table is far
-    const unsigned boxes = __ballot_sync(kAllLanes, wanted);
-    const Turn<> turn(i);
-    if (i >= kStages) wait(from.empty[turn.stage], turn.parity ^ 1);
-    if (lane == 0) {
-      arrive_expecting(from.full[turn.stage], __popc(boxes) * rows * kRowBytes * from.slabs);
-    }
-    __syncwarp();
-    if (!wanted) continue;
-    const unsigned to =
-        shared_address(from.tile(turn.stage)) + lane * (rows / 8) * from.boxes.steps.rows;
-    if (p.folded) {
-      copy_box(map, 0, 0, head_slab, at.slot / 8, at.page * from.boxes.page_heads + head_page, to,
-               from.full[turn.stage]);
-      continue;
-    }
-    for (int slab = 0; slab < from.slabs; ++slab) {
-      copy_box(map, slab * kSlabColumns, at.slot, item.rows.kv_head, at.page,
-               to + slab * from.boxes.steps.slab, from.full[turn.stage]);
+/// Tiles of keys by boxes of pages, of one item after another. Pages that have no key to be read
+/// are left out. Each lane finds a box of a run of tiles, and asks for it in its turn. The page
+/// table is far, above all while memory is busy, so runs are found before the run before them is
+/// loaded.
+class BoxLoader {
+ public:
+  __device__ BoxLoader(const Sm90Params& p, Items& items, const Source& from)
+      : p_(p), items_(items), from_(from) {
+    const int boxes = kKeys / p.box_rows;  // of a tile, 32 at most
+    run_tiles_ = kWarp / boxes;
+    tile_ = lane_of_warp() / boxes;
+    box_ = lane_of_warp() % boxes;
+    if (lane_of_warp() == 0) prefetch_map(&from.boxes.map);
+  }
+
+  /// Item number `n`.
+  __device__ void load(const Item& item, int n) {
+    Found found = is_next_ ? next_ : find(item, item.begin);
+    is_next_ = false;
+    for (int32_t run = item.begin; run < item.end; run += run_tiles_) {
+      const int32_t run_end = min(run + run_tiles_, item.end);
+      Found ahead{};
+      if (run_end < item.end) ahead = find(item, run_end);
+      for (int32_t i = run; i < run_end; ++i) {
+        from_.tell_late(item, i);
+        ask(item, i, found.wanted && tile_ == i - run, found.at);
+        if (run_end == item.end) look_ahead(n + 1);
+      }
+      found = ahead;
     }
   }
-}
+
+ private:
+  struct Found {
+    bool wanted;
+    KeySlot at;
+  };
+
+  /// This lane's box of the run that begins with a tile.
+  __device__ Found find(const Item& item, int32_t first_tile) const {
+    const int32_t key = item.first_of(first_tile + tile_) + box_ * p_.box_rows;
+    Found found{};
+    found.wanted = tile_ < run_tiles_ && key < item.keys.end && key + p_.box_rows > item.keys.begin;
+    if (found.wanted) found.at = find_key(p_, item.rows.tile.place, key);
+    return found;
+  }
+
+  /// Finds the first run of item `n` once that is known.
+  __device__ void look_ahead(int n) {
+    if (is_next_ || !items_.is_known(n) || !items_.at(n).exists) return;
+    next_ = find(items_.at(n), items_.at(n).begin);
+    is_next_ = true;
+  }
+
+  /// For tile `i`: this lane's box, if `wanted`.
+  __device__ void ask(const Item& item, int32_t i, bool wanted, const KeySlot& at) const {
+    const BoxedView& view = from_.boxes;
+    const int rows = p_.box_rows;
+    const unsigned boxes = __ballot_sync(kAllLanes, wanted);
+    const Turn<> turn(i);
+    if (i >= kStages) wait(from_.empty[turn.stage], turn.parity ^ 1);
+    Barrier& full = from_.full[turn.stage];
+    if (lane_of_warp() == 0) {
+      arrive_expecting(full, __popc(boxes) * rows * kRowBytes * from_.slabs);
+    }
+    __syncwarp();
+    if (!wanted) return;
+    const int32_t kv_head = item.rows.kv_head;
+    const unsigned to =
+        shared_address(from_.tile(turn.stage)) + box_ * (rows / 8) * view.steps.rows;
+    if (p_.folded) {
+      const int page_head = view.head_slabs == 0 ? kv_head : 0;
+      copy_box(&view.map, 0, 0, kv_head * view.head_slabs, at.slot / 8,
+               at.page * view.page_heads + page_head, to, full);
+      return;
+    }
+    for (int slab = 0; slab < from_.slabs; ++slab) {
+      copy_box(&view.map, slab * kSlabColumns, at.slot, kv_head, at.page,
+               to + slab * view.steps.slab, full);
+    }
+  }
+
+  const Sm90Params& p_;
+  Items& items_;
+  const Source& from_;
+  int run_tiles_;
+  int tile_;  ///< of a run, that this lane's box is of
+  int box_;
+  bool is_next_ = false;  ///< found: the first run of the next item
+  Found next_{};
+};
 
 /// Eight elements from `at` on, one by one, zeros after the first `count`.
 __device__ inline uint4 gather(const unsigned short* at, int count) {
@@ -134,19 +184,24 @@ __device__ inline void load_rows(const Sm90Params& p, const Item& item, const So
   }
 }
 
-/// Of every item.
-__device__ inline void load_tiles(const Sm90Params& p, Items& items, const Source& from) {
-  if (p.box_rows > 0 && lane_of_warp() == 0) prefetch_map(&from.boxes.map);
+/// Of every item. `load(item, n)`: of item number n.
+template <typename Load>
+__device__ void load_items(Items& items, const Source& from, Load&& load) {
   for (int n = 0;; ++n) {
     const Item& item = items.take(n);
     if (!item.exists) return;
     if (item.begin == item.end) from.tell_late(item, item.begin);
-    if (p.box_rows > 0) {
-      load_boxes(p, item, from);
-    } else {
-      load_rows(p, item, from);
-    }
+    load(item, n);
     items.release(n);
+  }
+}
+
+__device__ inline void load_tiles(const Sm90Params& p, Items& items, const Source& from) {
+  if (p.box_rows > 0) {
+    BoxLoader loader(p, items, from);
+    load_items(items, from, [&](const Item& item, int n) { loader.load(item, n); });
+  } else {
+    load_items(items, from, [&](const Item& item, int) { load_rows(p, item, from); });
   }
 }
 

@@ -12,15 +12,21 @@ namespace octavo::cuda {
 class Tasks {
  public:
   __device__ explicit Tasks(const Sm90Params& p)
-      : p_(p), units_(are_shared() || together() != heads() ? count_units() : kUncounted) {}
+      : p_(p),
+        longest_item_(longest_item<kRows, kKeys>(p)),
+        units_((are_shared() && p.one_each == 0) || together() != heads() ? count_units()
+                                                                          : kUncounted) {}
 
   /// Whether each block has a share of them.
   __device__ bool are_shared() const { return p_.taken == nullptr; }
 
   /// The block's first.
-  __device__ unsigned first() const { return are_shared() ? share(blockIdx.x) : blockIdx.x; }
+  __device__ unsigned first() const {
+    return are_shared() && p_.one_each == 0 ? share(blockIdx.x) : blockIdx.x;
+  }
   /// Where its numbers end.
   __device__ unsigned end() const {
+    if (p_.one_each != 0) return blockIdx.x + 1;
     if (are_shared()) return share(blockIdx.x + 1);
     return (units_ == kUncounted ? count_units() : units_) * heads();
   }
@@ -61,9 +67,9 @@ class Tasks {
     }
     const unsigned unit = number / together();
     task.kv_head = static_cast<int32_t>(first_head + number - unit * together());
-    task.tile.place =
-        find_place(p_.attention, static_cast<int32_t>(unit),
-                   [&](int32_t q_len, int32_t kv_len) { return tiling(q_len, kv_len).units(); });
+    static_cast<Unit&>(task.tile) =
+        find_unit<kRows, kKeys>(p_, longest_item_, static_cast<int32_t>(unit),
+                                [](const Tiling& tiling) { return tiling.units(); });
   }
 
   /// From a task to head and place of the next: false if that is of another request.
@@ -76,21 +82,16 @@ class Tasks {
 
   /// From its place: false if there is nothing to do.
   __device__ bool complete(Task& task) const {
-    const Place place = task.tile.place;
-    task.tile = row_tile<kRows, kKeys>(p_, place);
+    task.tile = row_tile<kRows>(p_, task.tile);
     const RowTile& tile = task.tile;
-    const int32_t splits = tile.tiling.splits;
-    const int32_t split = splits > 1 ? place.unit % splits : 0;
-    task.keys = tile.keys_of_split(split);
-    task.partial = 0;
-    if (!tile.is_split()) return split == 0;
-    if (split < tile.first_split || split >= tile.end_split) return false;
-    task.partial = partials_before<kRows, kKeys>(p_, place.request) + place.unit;
-    return true;
+    const int32_t items = tile.tiling.items;
+    const int32_t item = items > 1 ? tile.place.unit % items : 0;
+    task.keys = tile.keys_of_item(item);
+    return tile.is_split() ? item >= tile.first_item && item < tile.end_item : item == 0;
   }
 
   __device__ Tiling tiling(int32_t q_len, int32_t kv_len) const {
-    return tiling_of<kRows, kKeys>(p_, q_len, kv_len);
+    return tiling_of<kRows, kKeys>(p_, longest_item_, q_len, kv_len);
   }
 
   __device__ unsigned count_units() const {
@@ -102,24 +103,22 @@ class Tasks {
   static constexpr unsigned kUncounted = 0xffffffff;
 
   const Sm90Params& p_;
+  int32_t longest_item_;
   unsigned units_;  ///< where that must be known to find one
 };
 
-/// By all threads of the block, as many as `threads`: how many items it described, 0 or 1.
-__device__ inline int describe_first(const Sm90Params& p, const Tasks& tasks, Items& items,
-                                     int threads) {
-  Task task;
-  if (!tasks.find_first(task)) return 0;
-  const int thread = static_cast<int>(threadIdx.x);
+/// Item 0, by `threads` threads, of which this is number `thread`. Then all 32 lanes of a warp
+/// arrive at items.full[0].
+__device__ inline void describe_first(const Sm90Params& p, const Task& task, Items& items,
+                                      int thread, int threads) {
   items.at(0).describe(p, task, 0, false, thread, threads);
   if (thread == 0) items.found = task;
-  return 1;
 }
 
-/// By a warp. `n`: items, 0 or 1, that are described already: `items.found` is the task of that.
+/// By a warp. `n`: items, 0 or 1, that others describe: `items.found` is then the task of that.
 __device__ inline void schedule(const Sm90Params& p, const Tasks& tasks, Items& items, int n) {
   const int lane = lane_of_warp();
-  if (n > 0) arrive(items.full[0]);
+  if (n > 0) items.take(0);
   unsigned number = tasks.first();
   const unsigned end = tasks.end();
   bool is_task = n > 0;  // items.found, of the number

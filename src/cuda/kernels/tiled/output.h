@@ -6,28 +6,28 @@
 
 namespace octavo::cuda {
 
-/// The columns of V that this thread block has.
+/// The columns of V that a thread block or a warp has.
 struct Slice {
   int32_t first;
   int32_t columns;
   __device__ bool is_first() const { return first == 0; }
 };
 
-__device__ inline void write_partial(const RowTile& tile, const Softmax& softmax, const Sums& sums,
-                                     const Slice& slice, const Partial& to) {
+/// `Tiles` here and below: of eight columns, of the slice.
+template <int Tiles>
+__device__ inline void write_partial(const RowTile& tile, const RowStates& states,
+                                     const float (&sums)[kBlocks][Tiles][4], const Slice& slice,
+                                     const Partial& to) {
 #pragma unroll
   for (int b = 0; b < kBlocks; ++b) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = row_of(b, half);
-      const float sum = softmax.row_sum(b, half);
       if (row >= tile.rows) continue;
-      if (slice.is_first() && lane_of_warp() % 4 == 0) {
-        to.states[row] = {softmax.reference[b][half], sum};
-      }
+      if (slice.is_first() && lane_of_warp() % 4 == 0) to.states[row] = states.of[b][half];
       float* at = to.sums + int64_t{row} * to.pitch + slice.first;
 #pragma unroll
-      for (int n = 0; n < kValueTiles; n += 2) {
+      for (int n = 0; n < Tiles; n += 2) {
         const float(&x)[4] = sums[b][n];
         const float(&y)[4] = sums[b][n + 1];
         const int i = 2 * half;
@@ -76,13 +76,13 @@ __device__ inline void transpose_in_quad(unsigned (&words)[4]) {
 
 /// A 16-bit row of this lane's fragments. The four lanes that have it exchange registers, so that
 /// each stores 16 bytes at a time. All lanes of a warp call it.
-template <Half Kind>
+template <Half Kind, int Tiles>
 __device__ inline void write_half_row(const TiledParams& p, const Slice& slice, bool exists,
-                                      int64_t row_offset, const float (&sums)[kValueTiles][4],
-                                      int half, float factor) {
+                                      int64_t row_offset, const float (&sums)[Tiles][4], int half,
+                                      float factor) {
   const int quad_lane = lane_of_warp() % 4;
 #pragma unroll
-  for (int n = 0; n < kValueTiles; n += 4) {
+  for (int n = 0; n < Tiles; n += 4) {
     unsigned words[4];
     int column = 0;
     if constexpr (kKvBytes == 2) {
@@ -124,13 +124,14 @@ inline constexpr Half kOtherHalf = kHalf == Half::bf16 ? Half::f16 : Half::bf16;
 __device__ constexpr Type type_of(Half half) { return half == Half::bf16 ? Type::bf16 : Type::f16; }
 
 /// A row of this lane's fragments as any type. Through memory, to take few registers.
+template <int Tiles>
 __device__ inline void write_row(const TiledParams& p, const Slice& slice, int64_t row_offset,
-                                 const float (&sums)[kValueTiles][4], int half, float factor) {
-  float row[kValueTiles * 2];
+                                 const float (&sums)[Tiles][4], int half, float factor) {
+  float row[Tiles * 2];
 #pragma unroll
-  for (int i = 0; i < kValueTiles * 2; ++i) row[i] = sums[i / 2][2 * half + i % 2] * factor;
+  for (int i = 0; i < Tiles * 2; ++i) row[i] = sums[i / 2][2 * half + i % 2] * factor;
 #pragma unroll 1
-  for (int i = 0; i < kValueTiles * 2; ++i) {
+  for (int i = 0; i < Tiles * 2; ++i) {
     const int column = column_of(i / 2, i % 2);
     if (column >= slice.columns) continue;
     store(Type{p.out_type}, p.attention.out, row_offset + slice.first + column, row[i]);
@@ -145,13 +146,12 @@ struct RowEnd {
 
 /// Of the rows that four neighbouring lanes have, the one whose number is this lane's among them.
 __device__ inline RowEnd end_row(const TiledParams& p, const RowTile& tile, int32_t kv_head,
-                                 const Softmax& softmax, bool write_lse) {
+                                 const RowStates& states, bool write_lse) {
   const int mine = lane_of_warp() % (2 * kBlocks);
   RowState state{};
 #pragma unroll
   for (int r = 0; r < 2 * kBlocks; ++r) {
-    const float sum = softmax.row_sum(r / 2, r % 2);
-    if (r == mine) state = {softmax.reference[r / 2][r % 2], sum};
+    if (r == mine) state = states.of[r / 2][r % 2];
   }
   const int row = row_of(mine / 2, mine % 2);
   if (row >= tile.rows) return {0, 0};
@@ -161,14 +161,16 @@ __device__ inline RowEnd end_row(const TiledParams& p, const RowTile& tile, int3
   return {factor, at.out_offset(p.attention)};
 }
 
+template <int Tiles>
 __device__ inline void write_result(const TiledParams& p, const RowTile& tile, int32_t kv_head,
-                                    const Softmax& softmax, const Sums& sums, const Slice& slice) {
+                                    const RowStates& states, const float (&sums)[kBlocks][Tiles][4],
+                                    const Slice& slice) {
   static_assert(2 * kBlocks <= 4);
   const Type type{p.out_type};
-  const RowEnd own = end_row(p, tile, kv_head, softmax, slice.is_first());
+  const RowEnd own = end_row(p, tile, kv_head, states, slice.is_first());
 #pragma unroll
   for (int r = 0; r < 2 * kBlocks; ++r) {
-    const float(&row_sums)[kValueTiles][4] = sums[r / 2];
+    const float(&row_sums)[Tiles][4] = sums[r / 2];
     const bool exists = row_of(r / 2, r % 2) < tile.rows;
     const int owner = lane_of_warp() / 4 * 4 + r;
     const float factor = __shfl_sync(kAllLanes, own.factor, owner);

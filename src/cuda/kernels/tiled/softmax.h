@@ -3,13 +3,19 @@
 
 #include "ptx/math.h"
 #include "tiled/mask.h"
+#include "tiled/partials.h"
 
 namespace octavo::cuda {
 
 /// Of the rows of this lane's fragments: row l / 4 of each block, and 8 rows further.
+struct RowStates {
+  RowState of[kBlocks][2];
+};
+
+/// Of the same rows, and this lane's keys.
 struct Softmax {
   float reference[kBlocks][2];  ///< near the largest logit so far; -infinity: none
-  float sum[kBlocks][2];        ///< of exp2(logit - reference), this lane's keys only
+  float sum[kBlocks][2];        ///< of exp2(logit - reference)
 
   __device__ Softmax() {
 #pragma unroll
@@ -22,11 +28,20 @@ struct Softmax {
     }
   }
 
-  /// The sum over a row's four lanes.
-  __device__ float row_sum(int block, int half) const {
-    float all = sum[block][half];
-    all += __shfl_xor_sync(kAllLanes, all, 1);
-    return all + __shfl_xor_sync(kAllLanes, all, 2);
+  /// With the sums over a row's four lanes.
+  __device__ RowStates rows() const {
+    RowStates states;
+#pragma unroll
+    for (int b = 0; b < kBlocks; ++b) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        float all = sum[b][half];
+        all += __shfl_xor_sync(kAllLanes, all, 1);
+        all += __shfl_xor_sync(kAllLanes, all, 2);
+        states.of[b][half] = {reference[b][half], all};
+      }
+    }
+    return states;
   }
 };
 

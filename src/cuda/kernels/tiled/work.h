@@ -4,7 +4,9 @@
 //               tile 0   [0, kRows)                   split 0   [0, split)
 //               tile 1   [kRows, 2 kRows) ...         split 1   [split, 2 split) ...
 //
-// Both follow from the request's own lengths, so that its bits do not depend on the batch.
+// A row's results of the splits are added up in groups, a group's one after another, then those of
+// the groups. Tiles, splits and groups follow from the request's own lengths, so that its bits do
+// not depend on the batch. What a thread block takes at a time, a split or a group of them, may.
 #pragma once
 
 #include "common/keys.h"
@@ -23,19 +25,24 @@ inline constexpr int32_t kLongestSplit = 1 << 30;
 /// Of one request.
 struct Tiling {
   int32_t rows;
-  int32_t tiles;   ///< of rows; 0: another launch takes the request
-  int32_t split;   ///< keys of a split
-  int32_t splits;  ///< that any of its tiles may need
+  int32_t tiles;     ///< of rows; 0: another launch takes the request
+  int32_t split;     ///< keys of a split
+  int32_t group;     ///< splits of a group
+  int32_t together;  ///< splits of an item: 1, or a group
+  int32_t items;     ///< that any of its tiles may need
 
-  __device__ int32_t units() const { return tiles * splits; }
+  __device__ int32_t units() const { return tiles * items; }
+  __device__ int32_t item_keys() const { return split * together; }
   /// Partial results, of a tile each, that it may need room for.
-  __device__ int32_t partials() const { return splits > 1 ? units() : 0; }
+  __device__ int32_t partials() const { return items > 1 ? units() : 0; }
 };
 
+/// `longest_item`: see there.
 template <int Rows, int Keys>
-__device__ Tiling tiling_of(const TiledParams& p, int32_t q_len, int32_t kv_len) {
+__device__ Tiling tiling_of(const TiledParams& p, int32_t longest_item, int32_t q_len,
+                            int32_t kv_len) {
   const int32_t rows = q_len * p.group.value;
-  if (rows < p.fewest_rows || rows > p.most_rows) return {0, 0, 0, 0};
+  if (rows < p.fewest_rows || rows > p.most_rows) return {0, 0, 0, 0, 0, 0};
   const int32_t tiles = ceil_div(rows, Rows);
   int32_t split = p.attention.split;
   if (split == 0 && p.shortest_split > 0) {
@@ -46,31 +53,97 @@ __device__ Tiling tiling_of(const TiledParams& p, int32_t q_len, int32_t kv_len)
             : static_cast<unsigned>(tiles) * static_cast<unsigned>(p.attention.hkv);
     const unsigned wanted = static_cast<unsigned>(p.blocks_of_request) / blocks;
     if (wanted > 1) {
-      split = max(ceil_div(kv_len, static_cast<int32_t>(wanted)), p.shortest_split);
+      const int32_t shortest = p.shortest_split >> (kv_len <= p.short_request ? 1 : 0);
+      split = max(ceil_div(kv_len, static_cast<int32_t>(wanted)), shortest);
     }
   }
-  if (split == 0) return {rows, tiles, kLongestSplit, 1};
+  if (split == 0) return {rows, tiles, kLongestSplit, 1, 1, 1};
   split = ceil_div(min(split, kLongestSplit), Keys) * Keys;
-  return {rows, tiles, split, max(ceil_div(kv_len, split), 1)};
+  const int32_t group = max(kGroupKeys / split, 1);
+  const int32_t together = group * split <= longest_item ? group : 1;
+  return {rows, tiles, split, group, together, max(ceil_div(kv_len, split * together), 1)};
+}
+
+/// How many keys an item may have that is a group of splits: a little more than a thread block has
+/// to do, where a tile has all rows of a request; 0: items are single splits. All lanes of a warp
+/// call it.
+template <int Rows, int Keys>
+__device__ int32_t longest_item(const TiledParams& p) {
+  if (p.item_blocks == 0) return 0;
+  const int64_t keys =
+      sum_of_requests(p.attention, p.attention.requests, [&](int32_t q_len, int32_t kv_len) {
+        return tiling_of<Rows, Keys>(p, 0, q_len, kv_len).tiles > 0 ? kv_len : 0;
+      });
+  const int64_t of_block = keys * p.attention.hkv / p.item_blocks;
+  return static_cast<int32_t>(min(of_block + of_block / 4, int64_t{kLongestSplit}));
+}
+
+/// A unit of a request: a tile of rows, and an item.
+struct Unit {
+  Place place;  ///< its unit: tile * items + item
+  Tiling tiling;
+  int64_t partials;  ///< of the requests before
+};
+
+/// Unit `index` of the batch, where a request has `units_of(tiling)` of them. All lanes of a warp
+/// call it with the same index.
+template <int Rows, int Keys, typename UnitsOf>
+__device__ Unit find_unit(const TiledParams& p, int32_t longest_item, int32_t index,
+                          const UnitsOf& units_of) {
+  const AttentionParams& a = p.attention;
+  Unit unit{};
+  unit.place.request = -1;
+  int32_t unit_begin = 0;
+  for (int32_t first = 0; first < a.requests; first += kWarp) {
+    const int32_t request = first + static_cast<int32_t>(threadIdx.x) % kWarp;
+    const bool exists = request < a.requests;
+    const int32_t q_len = exists ? a.q_lens[request] : 0;
+    const int32_t kv_len = exists ? a.kv_lens[request] : 0;
+    const Tiling tiling = exists ? tiling_of<Rows, Keys>(p, longest_item, q_len, kv_len) : Tiling{};
+    const int32_t units = units_of(tiling);
+    const int32_t unit_end = unit_begin + inclusive_sum(units);
+    const unsigned beyond = __ballot_sync(kAllLanes, index < unit_end);
+    const int found = __ffs(static_cast<int>(beyond)) - 1;
+    const bool before = found < 0 || request - first < found;
+    unit.place.q_begin += static_cast<int32_t>(
+        __reduce_add_sync(kAllLanes, before ? static_cast<unsigned>(q_len) : 0u));
+    if (a.page_table == nullptr) unit.place.kv_begin += sum_of_lanes(before ? kv_len : 0);
+    if (p.shortest_split > 0 || a.split > 0) {
+      unit.partials += sum_of_lanes(before ? tiling.partials() : 0);
+    }
+    if (found >= 0) {
+      const auto of_found = [&](int32_t value) { return __shfl_sync(kAllLanes, value, found); };
+      unit.place.request = first + found;
+      unit.place.unit = index - of_found(unit_end - units);
+      unit.place.q_len = of_found(q_len);
+      unit.place.kv_len = of_found(kv_len);
+      unit.tiling = {of_found(tiling.rows),  of_found(tiling.tiles),    of_found(tiling.split),
+                     of_found(tiling.group), of_found(tiling.together), of_found(tiling.items)};
+      return unit;
+    }
+    unit_begin = __shfl_sync(kAllLanes, unit_end, kWarp - 1);
+  }
+  return unit;
 }
 
 /// A tile of rows of a request, for one KV head.
-struct RowTile {
-  Place place;  ///< its unit: tile * splits + split
-  Tiling tiling;
+struct RowTile : Unit {
   int32_t first_row;  ///< of the request's
   int32_t rows;
   KeyRange keys;  ///< that at least one of the rows may see; begin <= end
-  int32_t first_split;
-  int32_t end_split;
+  int32_t first_item;
+  int32_t end_item;
 
-  __device__ bool is_split() const { return end_split - first_split > 1; }
-  /// Those of the split, one of [first_split, end_split); all where the tile is not split.
-  __device__ KeyRange keys_of_split(int32_t split) const {
+  __device__ bool is_split() const { return end_item - first_item > 1; }
+  /// The number of its unit's partial result, where it is split.
+  __device__ int64_t partial() const { return partials + place.unit; }
+  /// Those of the item, one of [first_item, end_item); all where the tile is not split.
+  __device__ KeyRange keys_of_item(int32_t item) const {
     if (!is_split()) return keys;
-    const int32_t begin = split * tiling.split;
-    const bool last = keys.end - begin <= tiling.split;
-    return {max(keys.begin, begin), last ? keys.end : begin + tiling.split};
+    const int32_t length = tiling.item_keys();
+    const int32_t begin = item * length;
+    const bool last = keys.end - begin <= length;
+    return {max(keys.begin, begin), last ? keys.end : begin + length};
   }
 };
 
@@ -92,28 +165,21 @@ __device__ inline KeyRange keys_of_rows(const TiledParams& p, const Place& place
 }
 
 /// The last tiles come first: under a causal mask they take the longest.
-template <int Rows, int Keys>
-__device__ RowTile row_tile(const TiledParams& p, const Place& place) {
-  RowTile tile{place, tiling_of<Rows, Keys>(p, place.q_len, place.kv_len), 0, 0, {0, 0}, 0, 0};
-  const int32_t index = tile.tiling.tiles - 1 - place.unit / tile.tiling.splits;
+template <int Rows>
+__device__ RowTile row_tile(const TiledParams& p, const Unit& unit) {
+  RowTile tile{unit, 0, 0, {0, 0}, 0, 0};
+  const Place& place = unit.place;
+  const int32_t index = tile.tiling.tiles - 1 - place.unit / tile.tiling.items;
   tile.first_row = index * Rows;
   tile.rows = min(Rows, tile.tiling.rows - tile.first_row);
   tile.keys = keys_of_rows(p, place, tile.first_row, tile.first_row + tile.rows - 1);
-  tile.first_split = 0;
-  tile.end_split = 1;
-  if (tile.tiling.splits > 1) {
-    tile.first_split = tile.keys.begin / tile.tiling.split;
-    tile.end_split = ceil_div(tile.keys.end, tile.tiling.split);
+  tile.first_item = 0;
+  tile.end_item = 1;
+  if (tile.tiling.items > 1) {
+    tile.first_item = tile.keys.begin / tile.tiling.item_keys();
+    tile.end_item = ceil_div(tile.keys.end, tile.tiling.item_keys());
   }
   return tile;
-}
-
-/// The partial results of the requests before this one. All lanes of a warp call it.
-template <int Rows, int Keys>
-__device__ int64_t partials_before(const TiledParams& p, int32_t request) {
-  return sum_of_requests(p.attention, request, [&](int32_t q_len, int32_t kv_len) {
-    return tiling_of<Rows, Keys>(p, q_len, kv_len).partials();
-  });
 }
 
 }  // namespace octavo::cuda
