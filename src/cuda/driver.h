@@ -48,7 +48,7 @@ enum class MemoryType : unsigned { unknown = 0, host = 1, device = 2 };
 
 enum class TensorMapType : int { uint16 = 1 };
 enum class TensorMapSwizzle : int { bytes_128 = 3 };
-enum class TensorMapPromotion : int { none = 0, bytes_128 = 2 };
+enum class TensorMapPromotion : int { none = 0 };
 
 enum class FunctionAttribute : int { dynamic_shared_bytes = 8 };
 

@@ -130,13 +130,12 @@ class Sm90 final : public StreamKernel {
     Boxing boxing;
     for (std::size_t i = 0; i < launches_.size(); ++i) {
       if (!launches_[i].has_work(call)) continue;
-      const bool few = is_few(classes_[i].tile.rows);
       const bool takes = launches_[i].takes(call);
       params.taken = takes ? counters(call) + i : nullptr;
       // Of groups there are few partial results. With many, a launch of its own is faster.
       params.arrived =
           takes && launches_[i].has_groups(call) ? counters(call) + launches_.size() : nullptr;
-      if (!few && params.q_whole != 0 && params.q.exist == 0) {
+      if (!is_few(classes_[i].tile.rows) && params.q_whole != 0 && params.q.exist == 0) {
         params.q = query_boxes(a.q, call.problem.group());
       }
       boxing = set_boxes(params, call, classes_[i].tile, boxing);
@@ -169,8 +168,7 @@ class Sm90 final : public StreamKernel {
   static Boxing set_boxes(Sm90Params& params, const StreamCall& call, const TileShape& tile,
                           const Boxing& before) {
     const Arguments& a = call.arguments;
-    const Boxing boxing{box_rows(call.problem, a, tile.keys), params.folded != 0,
-                        is_few(tile.rows)};
+    const Boxing boxing{box_rows(call.problem, a, tile.keys), params.folded != 0};
     if (boxing.rows > 0 && boxing != before) {
       params.k = boxed_view(a.k, boxing);
       params.v = boxed_view(a.v, boxing);

@@ -52,8 +52,7 @@ struct Axis {
 
 /// Of elements of 16 bits, and axes around them.
 template <std::size_t Rank>
-TensorMap encode(void* data, int columns, const std::array<Axis, Rank>& axes,
-                 TensorMapPromotion promotion = TensorMapPromotion::none) {
+TensorMap encode(void* data, int columns, const std::array<Axis, Rank>& axes) {
   std::array<std::uint64_t, Rank + 1> shape{static_cast<std::uint64_t>(columns)};
   std::array<std::uint64_t, Rank> strides{};
   std::array<std::uint32_t, Rank + 1> box{kSlab};
@@ -67,7 +66,7 @@ TensorMap encode(void* data, int columns, const std::array<Axis, Rank>& axes,
   TensorMap map;
   check(driver().encode_tensor_map(&map, TensorMapType::uint16, Rank + 1, data, shape.data(),
                                    strides.data(), box.data(), steps.data(), 0,
-                                   TensorMapSwizzle::bytes_128, promotion, 0),
+                                   TensorMapSwizzle::bytes_128, TensorMapPromotion::none, 0),
         "cuTensorMapEncodeTiled", "for boxes of ", axes[0].box, " rows");
   return map;
 }
@@ -85,22 +84,16 @@ bool has_folded_boxes(const KvView& view) {
 
 BoxedView boxed_view(const KvView& view, const Boxing& boxing) {
   const int rows = boxing.rows;
-  // Promotion to 256 bytes would fetch the other half of a row twice. To 128 it helps where a
-  // head's rows come in one go, and does harm where the heads of a token are neighbours in folded
-  // boxes.
-  const bool by_slabs = boxing.folded && heads_are_slabs(view);
-  const auto promotion =
-      boxing.read_once && !by_slabs ? TensorMapPromotion::bytes_128 : TensorMapPromotion::none;
   if (!boxing.folded) {
     return {.map = encode<3>(view.data, static_cast<int>(view.shape[3]),
                              {{{view.shape[1], stride_bytes(view, 1), rows},
                                {view.shape[2], stride_bytes(view, 2), 1},
-                               {view.shape[0], stride_bytes(view, 0), 1}}},
-                             promotion),
+                               {view.shape[0], stride_bytes(view, 0), 1}}}),
             .steps = {},
             .head_slabs = 0,
             .page_heads = 0};
   }
+  const bool by_slabs = heads_are_slabs(view);
   const auto slabs = static_cast<int>(view.shape[3] / kSlab);
   const std::int64_t page_heads = by_slabs ? 1 : heads_of_page(view);
   const Axis pages{view.shape[0] * page_heads, stride_bytes(view, by_slabs ? 0 : 2), 1};
@@ -109,8 +102,7 @@ BoxedView boxed_view(const KvView& view, const Boxing& boxing) {
                 {{{kTogether, stride_bytes(view, 1), kTogether},
                   {slabs * (by_slabs ? view.shape[2] : 1), kRowBytes, slabs},
                   {view.shape[1] / kTogether, kTogether * stride_bytes(view, 1), rows / kTogether},
-                  pages}},
-                promotion),
+                  pages}}),
       {kTogether * kRowBytes, slabs * kTogether * kRowBytes},
       by_slabs ? slabs : 0,
       static_cast<std::int32_t>(page_heads)};

@@ -14,9 +14,8 @@ bool has_folded_boxes(const KvView& view);
 
 /// How boxes are made of K or V.
 struct Boxing {
-  int rows = 0;            ///< slots of a box; 0: there are no boxes
-  bool folded = false;     ///< see has_folded_boxes
-  bool read_once = false;  ///< a box's bytes come from memory, not from a cache again and again
+  int rows = 0;         ///< slots of a box; 0: there are no boxes
+  bool folded = false;  ///< see has_folded_boxes
 
   bool operator==(const Boxing&) const = default;
 };

@@ -372,6 +372,7 @@ class Walk {
     const Merge merge(p_, tile, kv_head, static_cast<int>(threadIdx.x), shared_.merged, sync);
 #pragma unroll 1
     for (int row = 0; row < tile.rows; ++row) merge.merge_row(row);
+    wait_for_key_warps();  // what is merged lies where sums are next
   }
 
   const Sm90Params& p_;
@@ -502,10 +503,9 @@ extern "C" __global__ void __launch_bounds__(kBlockThreads, kBlocksTogether)
     return;
   }
   grow_registers<kKeyRegisters>();
-  if (is_first) {
-    describe_first(p, first, shared.items, static_cast<int>(threadIdx.x), kKeyWarps * kWarp);
-    wait_for_key_warps();
-    if (warp_of_block() == 0) arrive(shared.items.full[0]);
+  if (is_first && warp_of_block() == 0) {
+    describe_first(p, first, shared.items, lane_of_warp(), kWarp);
+    arrive(shared.items.full[0]);
   }
   wait_for_grids_before();
   Walk(p, shared).run();
