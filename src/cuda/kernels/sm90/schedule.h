@@ -107,8 +107,8 @@ class Tasks {
   unsigned units_;  ///< where that must be known to find one
 };
 
-/// Item 0, by `threads` threads, of which this is number `thread`. When it is there, the 32 lanes of
-/// a warp are to arrive at items.full[0].
+/// Item 0, by `threads` threads, of which this is number `thread`. When it is there, the 32 lanes
+/// of a warp are to arrive at items.full[0].
 __device__ inline void describe_first(const Sm90Params& p, const Task& task, Items& items,
                                       int thread, int threads) {
   items.at(0).describe(p, task, 0, false, thread, threads);
