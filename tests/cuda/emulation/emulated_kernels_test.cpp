@@ -146,6 +146,7 @@ TEST(EmulatedKernels, FewRowsOnHopperAreRight) {
       // More items than thread blocks that stay.
       "ragged q=bf16 hq=4 hkv=4 d=64 mask=causal split=64 b=12 q_len=1 kv_len=600",
       "paged q=bf16 hq=4 hkv=2 d=64 mask=causal b=150 q_len=1 kv_len=9",
+      "paged q=bf16 hq=4 hkv=2 d=64 mask=causal split=64 b=37 q_len=1 kv_len=200",
       "paged q=bf16 hq=4 hkv=1 d=128 mask=causal lse q_len=3 kv_len=1200",
       "paged q=bf16 hq=4 hkv=4 d=192 dv=128 mask=causal lse q_len=1,3 kv_len=300,90",
   };
@@ -156,8 +157,8 @@ TEST(EmulatedKernels, GroupsOfSplitsHaveTheSameBitsInOneGo) {
   Device device = hopper();
   device.multiprocessors = 4;  // which a request alone fills, and 8 have groups as items
   const Problem problem = Problem::parse(
-      "paged q=bf16 hq=4 hkv=2 d=64 mask=causal lse q_len=1,1,1,1,1,1,1,1 "
-      "kv_len=5000,2000,2000,2000,2000,2000,2000,2000");
+      "paged q=bf16 out=f32 hq=4 hkv=2 d=64 mask=causal lse q_len=1,1,1,1,1,1,1,1 "
+      "kv_len=6100,2000,2000,2000,2000,2000,2000,2000");  // the first: two groups of two splits
   const auto kernel = load(cuda::sm90(), problem, device);
   ASSERT_NE(kernel, nullptr);
   const verify::Case together(problem, 1, workspace_of(*kernel));
