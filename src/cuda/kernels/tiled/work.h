@@ -90,39 +90,23 @@ struct Unit {
 template <int Rows, int Keys, typename UnitsOf>
 __device__ Unit find_unit(const TiledParams& p, int32_t longest_item, int32_t index,
                           const UnitsOf& units_of) {
-  const AttentionParams& a = p.attention;
+  Tiling own{};  // of the request that this lane has looked at last
+  int32_t own_request = static_cast<int32_t>(threadIdx.x) % kWarp - kWarp;
+  int32_t partials = 0;  // of those that it has looked at before
   Unit unit{};
-  unit.place.request = -1;
-  int32_t unit_begin = 0;
-  for (int32_t first = 0; first < a.requests; first += kWarp) {
-    const int32_t request = first + static_cast<int32_t>(threadIdx.x) % kWarp;
-    const bool exists = request < a.requests;
-    const int32_t q_len = exists ? a.q_lens[request] : 0;
-    const int32_t kv_len = exists ? a.kv_lens[request] : 0;
-    const Tiling tiling = exists ? tiling_of<Rows, Keys>(p, longest_item, q_len, kv_len) : Tiling{};
-    const int32_t units = units_of(tiling);
-    const int32_t unit_end = unit_begin + inclusive_sum(units);
-    const unsigned beyond = __ballot_sync(kAllLanes, index < unit_end);
-    const int found = __ffs(static_cast<int>(beyond)) - 1;
-    const bool before = found < 0 || request - first < found;
-    unit.place.q_begin += static_cast<int32_t>(
-        __reduce_add_sync(kAllLanes, before ? static_cast<unsigned>(q_len) : 0u));
-    if (a.page_table == nullptr) unit.place.kv_begin += sum_of_lanes(before ? kv_len : 0);
-    if (p.shortest_split > 0 || a.split > 0) {
-      unit.partials += sum_of_lanes(before ? tiling.partials() : 0);
-    }
-    if (found >= 0) {
-      const auto of_found = [&](int32_t value) { return __shfl_sync(kAllLanes, value, found); };
-      unit.place.request = first + found;
-      unit.place.unit = index - of_found(unit_end - units);
-      unit.place.q_len = of_found(q_len);
-      unit.place.kv_len = of_found(kv_len);
-      unit.tiling = {of_found(tiling.rows),  of_found(tiling.tiles),    of_found(tiling.split),
-                     of_found(tiling.group), of_found(tiling.together), of_found(tiling.items)};
-      return unit;
-    }
-    unit_begin = __shfl_sync(kAllLanes, unit_end, kWarp - 1);
-  }
+  unit.place = find_place(p.attention, index, [&](int32_t q_len, int32_t kv_len) {
+    partials += own.partials();
+    own = tiling_of<Rows, Keys>(p, longest_item, q_len, kv_len);
+    own_request += kWarp;
+    return units_of(own);
+  });
+  if (unit.place.request < 0) return unit;
+  const auto of_found = [&](int32_t value) {
+    return __shfl_sync(kAllLanes, value, unit.place.request % kWarp);
+  };
+  unit.tiling = {of_found(own.rows),  of_found(own.tiles),    of_found(own.split),
+                 of_found(own.group), of_found(own.together), of_found(own.items)};
+  unit.partials = sum_of_lanes(partials + (own_request < unit.place.request ? own.partials() : 0));
   return unit;
 }
 
