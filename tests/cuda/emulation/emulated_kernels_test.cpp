@@ -116,6 +116,8 @@ TEST(EmulatedKernels, PortableIsRightOnEachTile) {
       // Splits that follow from the lengths.
       "paged q=bf16 hq=4 hkv=2 d=64 mask=causal lse q_len=1,1,2 kv_len=1100,20,530",
       "paged q=bf16 hq=2 hkv=1 d=64 page=64 mask=causal lse q_len=33 kv_len=2100",
+      // A split whose keys only a tile's first rows see.
+      "paged q=bf16 hq=2 hkv=2 d=128 mask=window:100,0 split=80 lse q_len=192,200 kv_len=362,290",
       // Invariant ones.
       "paged q=bf16 hq=4 hkv=2 d=64 mask=causal invariant lse q_len=1,70 kv_len=90,71",
       "packed q=bf16 hq=4 hkv=2 d=64 mask=chunked:33 invariant lse q_len=65,0,5 kv_len=65,0,5",
@@ -188,6 +190,8 @@ TEST(EmulatedKernels, ManyRowsOnHopperAreRight) {
       "ragged q=bf16 hq=6 hkv=2 d=64 mask=causal lse q_len=200,20 kv_len=220,300",
       "paged q=bf16 hq=2 hkv=2 d=64 mask=none lse q_len=220,50 kv_len=260,300",
       "paged q=bf16 hq=2 hkv=1 d=128 mask=causal lse q_len=120,20 kv_len=330,97",
+      // A split whose keys only a tile's first rows see.
+      "paged q=bf16 hq=2 hkv=2 d=128 mask=window:100,0 split=80 lse q_len=192,200 kv_len=362,290",
       // Invariant ones.
       "paged q=bf16 hq=4 hkv=2 d=64 mask=causal invariant lse q_len=1,70 kv_len=90,71",
       "packed q=bf16 hq=4 hkv=2 d=64 mask=chunked:33 invariant lse q_len=65,0,5 kv_len=65,0,5",

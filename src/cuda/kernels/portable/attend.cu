@@ -52,7 +52,7 @@ struct Walk {
   /// Takes the tile of keys that begins at `first`. `special`: some of its values are infinite or
   /// NaN.
   __device__ void masked_step(int32_t first, int stage, bool special) {
-    const SeenKeys seen = shared.rows.seen[warp_of_block()];
+    const SeenKeys seen = shared.seen[warp_of_block()];
     if (!seen.sees_some(first)) return;
     Scores scores;
     score(scores, first, stage);
@@ -121,6 +121,10 @@ extern "C" __global__ void __launch_bounds__(kThreads)
   store_queries(p, tile, kv_head, logit.negative ? 0x80008000u : 0u, static_cast<int>(threadIdx.x),
                 kThreads, shared.q);
   describe_rows(p, tile, kv_head, logit, static_cast<int>(threadIdx.x), kThreads, shared.rows);
+  if (threadIdx.x < kWarps) {
+    const int warp = static_cast<int>(threadIdx.x);
+    shared.seen[warp] = SeenKeys(p, tile, warp * kRowsOfWarp, kRowsOfWarp);
+  }
   __syncthreads();
 
   const SeenKeys seen_by_all(p, tile, 0, kRows);
@@ -153,7 +157,8 @@ extern "C" __global__ void __launch_bounds__(kThreads)
     write_partial(shared.rows.tile, walk.softmax.rows(), walk.sums, slice,
                   partial_at(p, shared.rows.tile.partial(), kv_head));
   } else {
-    write_result(p, shared.rows.tile, kv_head, walk.softmax.rows(), walk.sums, slice);
+    const RowEnd end = end_row(p, shared.rows.tile, kv_head, walk.softmax.rows(), slice.is_first());
+    write_result(p, shared.rows.tile, end, walk.sums, slice);
   }
 }
 

@@ -6,6 +6,7 @@
 
 #include "tiled/mma_queries.h"
 #include "tiled/rows.h"
+#include "tiled/seen.h"
 
 namespace octavo::cuda {
 
@@ -18,6 +19,7 @@ struct Shared {
   unsigned char k[kStages][kKeys * kKPitch];
   unsigned char v[kStages][kKeys * kVPitch];
   Rows rows;
+  SeenKeys seen[kWarps];        ///< by the rows of each warp
   KeyRange wanted;              ///< keys of this thread block
   const int32_t* pages;         ///< the request's, or null
   const unsigned char* k_from;  ///< the head's first key, and value: of this block's columns

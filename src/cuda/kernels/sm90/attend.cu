@@ -36,6 +36,10 @@ namespace {
 /// The first lane's value, which the compiler then knows to be the same for all.
 __device__ int uniform(int value) { return __shfl_sync(kAllLanes, value, 0); }
 
+__device__ KeyRange uniform(const KeyRange& range) {
+  return {uniform(range.begin), uniform(range.end)};
+}
+
 /// A warpgroup's rows on their way through the keys, of one item after another.
 class Walk {
  public:
@@ -78,18 +82,36 @@ class Walk {
       for (int i = 0; i < 4; ++i) sums[0][c][i] = 0;
     }
     pin_all(sums);  // or constants are put into registers between products
-    plain_ = {uniform(item.plain.begin), uniform(item.plain.end)};
+    const GroupTiles& tiles = item.groups[group_];
+    plain_ = uniform(tiles.plain);
+    int32_t passed = item.end;  // of the item's tiles
     if (kMasked && item.careful) {
       pass_keys_carefully(item, softmax, sums);
     } else {
-      pass_tiles(item, softmax, sums);
+      passed = pass_tiles(item, uniform(tiles.some), softmax, sums);
+    }
+    // While the last product is under way.
+    const RowTile& tile = item.rows.tile;
+    const RowStates states = softmax.rows();
+    RowEnd end{};
+    if (!tile.is_split()) end = end_row(p_, tile, item.rows.kv_head, states, true);
+    wait_for_products<0>();
+    pin_all(sums);
+    if (!(kMasked && item.careful)) {
+      if (tiles.some.begin < passed) release(shared_.v_empty, passed - 1);
+      for (; passed < item.end; ++passed) skip(passed);
       // Weights of 0 do not hide an infinite or NaN value, but its product is NaN.
       if (kMasked && !are_finite(sums) && lane_of_warp() == 0) {
         shared_.items.at(n).again = true;
       }
     }
     const bool started = !kWholeGroups && start_next(n);
-    finish(item, softmax, sums);
+    const Slice slice{0, p_.attention.dv};
+    if (tile.is_split()) {
+      write_partial(tile, states, sums, slice, partial_at(p_, tile.partial(), item.rows.kv_head));
+    } else {
+      write_result(p_, tile, end, sums, slice);
+    }
     shared_.items.release(n);
     return started;
   }
@@ -103,34 +125,20 @@ class Walk {
     return next.exists && start_queries(p_, next, shared_);
   }
 
-  __device__ void pass_tiles(const Item& item, Softmax& softmax, Sums& sums) {
-    const KeyRange seen = tiles_seen(item);
-    int32_t i = item.begin;
-    for (; i < seen.begin; ++i) skip(i);
-    if (seen.begin < seen.end) {
-      Weights weights;
-      pass_keys(item, seen, softmax, sums, weights);
+  /// Up to the last of the tiles that some of the warpgroup's rows see, whose values are then being
+  /// added. Where it ends.
+  __device__ int32_t pass_tiles(const Item& item, const KeyRange& seen, Softmax& softmax,
+                                Sums& sums) {
+    for (int32_t i = item.begin; i < seen.begin; ++i) skip(i);
+    if (seen.begin == seen.end) {
       release(shared_.q_empty);
-      add_values(weights, seen.end - 1, sums);
-      wait_for_products<0>();
-      pin_all(sums);
-      release(shared_.v_empty, seen.end - 1);
-      i = seen.end;
-    } else {
-      release(shared_.q_empty);
+      return seen.end;
     }
-    for (; i < item.end; ++i) skip(i);
-  }
-
-  /// Tiles of keys that some of the warpgroup's rows see.
-  __device__ KeyRange tiles_seen(const Item& item) const {
-    const SeenKeys* seen = &item.rows.seen[group_ * 4];
-    const int32_t first = seen[0].some.begin - item.origin;
-    int32_t last = 0;
-    for (int warp = 0; warp < 4; ++warp) last = max(last, seen[warp].some.end);
-    const int32_t begin = max(first / kKeys, item.begin);
-    const int32_t end = min(ceil_div(max(last - item.origin, 0), kKeys), item.end);
-    return {uniform(begin), uniform(last > seen[0].some.begin ? end : begin)};
+    Weights weights;
+    pass_keys(item, seen, softmax, sums, weights);
+    release(shared_.q_empty);
+    add_values(weights, seen.end - 1, sums);
+    return seen.end;
   }
 
   /// All but the last product.
@@ -181,7 +189,7 @@ class Walk {
       pack_weights(scores, weights);
       const Turn<> turn(i);
       wait(shared_.v_ready[turn.stage], turn.parity);
-      if (!is_plain(i) && shared_.v_special[turn.stage]) {
+      if (shared_.v_special[turn.stage]) {
         settle_specials(p_, shared_, item, i, sums);
       }
       add_values(weights, i, sums);
@@ -270,17 +278,6 @@ class Walk {
     release(shared_.k_empty, i);
     wait(shared_.v_ready[turn.stage], turn.parity);
     release(shared_.v_empty, i);
-  }
-
-  __device__ void finish(const Item& item, const Softmax& softmax, const Sums& sums) const {
-    const RowTile& tile = item.rows.tile;
-    const Slice slice{0, p_.attention.dv};
-    if (tile.is_split()) {
-      write_partial(tile, softmax.rows(), sums, slice,
-                    partial_at(p_, tile.partial(), item.rows.kv_head));
-    } else {
-      write_result(p_, tile, item.rows.kv_head, softmax.rows(), sums, slice);
-    }
   }
 
   const Sm90Params& p_;

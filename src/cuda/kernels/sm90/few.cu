@@ -144,7 +144,7 @@ class Walk {
 #pragma unroll
       for (int e = 0; e < 4; ++e) sums[0][c][e] = 0;
     }
-    const KeyRange plain = item.plain;
+    const KeyRange plain = item.groups[0].plain;
     const float scale = item.rows.logit.scale;
     int32_t first = item.first_of(i) + warp_of_block() * kWarpKeys;
 #pragma unroll 1
@@ -341,6 +341,8 @@ class Walk {
     const RowTile& tile = item.rows.tile;
     const int32_t kv_head = item.rows.kv_head;
     const RowStates states = kept_states();
+    RowEnd end{};
+    if (!tile.is_split()) end = end_row(p_, tile, kv_head, states, own_group(0) == 0);
 #pragma unroll 1
     for (int g = 0; g < kOwnGroups; ++g) {
       const int column = own_group(g) * kGroupTiles * 8;
@@ -350,7 +352,7 @@ class Walk {
       if (tile.is_split()) {
         write_partial(tile, states, sums.of, slice, partial_at(p_, tile.partial(), kv_head));
       } else {
-        write_result(p_, tile, kv_head, states, sums.of, slice);
+        write_result(p_, tile, end, sums.of, slice);
       }
     }
     if (p_.arrived != nullptr && tile.is_split()) merge_if_last(tile, kv_head);

@@ -6,7 +6,6 @@
 namespace octavo::cuda {
 
 inline constexpr int kWarpgroups = kWarps / 4;  // that have rows of their own
-inline constexpr int kRowsOfGroup = 64;
 inline constexpr int kGroupThreads = 128;
 inline constexpr int kLoaders = 4;  // warps: of K, of V, one that makes V ready, one that schedules
 inline constexpr int kBlockThreads = kThreads + kLoaders * kWarp;

@@ -5,6 +5,7 @@
 #include "tiled/finite.h"
 #include "tiled/fragments.h"
 #include "tiled/rows.h"
+#include "tiled/seen.h"
 
 namespace octavo::cuda {
 

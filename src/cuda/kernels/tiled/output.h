@@ -43,23 +43,6 @@ __device__ inline void write_partial(const RowTile& tile, const RowStates& state
   }
 }
 
-/// Eight columns of a row of out from `column` of the slice on, as far as the slice goes.
-__device__ inline void store_chunk(const TiledParams& p, const Slice& slice, int64_t row_offset,
-                                   int column, uint4 chunk) {
-  const int left = slice.columns - column;
-  unsigned short* to =
-      static_cast<unsigned short*>(p.attention.out) + row_offset + slice.first + column;
-  if (p.out_whole && left >= 8) {
-    *reinterpret_cast<uint4*>(to) = chunk;
-    return;
-  }
-  const unsigned words[4] = {chunk.x, chunk.y, chunk.z, chunk.w};
-#pragma unroll
-  for (int e = 0; e < 8; ++e) {
-    if (e < left) to[e] = static_cast<unsigned short>(words[e / 2] >> e % 2 * 16);
-  }
-}
-
 /// Of a 4 x 4 matrix each of four neighbouring lanes has a column, and then the row of its number.
 __device__ inline void transpose_in_quad(unsigned (&words)[4]) {
 #pragma unroll
@@ -74,12 +57,12 @@ __device__ inline void transpose_in_quad(unsigned (&words)[4]) {
   }
 }
 
-/// A 16-bit row of this lane's fragments. The four lanes that have it exchange registers, so that
-/// each stores 16 bytes at a time. All lanes of a warp call it.
+/// A row of this lane's fragments, `columns` of them, as 16-bit elements in chunks of 16 bytes. The
+/// four lanes that have it exchange registers, so that each stores whole chunks. All lanes of a
+/// warp call it; `row`: where the row begins, if it exists.
 template <Half Kind, int Tiles>
-__device__ inline void write_half_row(const TiledParams& p, const Slice& slice, bool exists,
-                                      int64_t row_offset, const float (&sums)[Tiles][4], int half,
-                                      float factor) {
+__device__ inline void write_chunks(unsigned short* row, bool exists, int columns,
+                                    const float (&sums)[Tiles][4], int half, float factor) {
   const int quad_lane = lane_of_warp() % 4;
 #pragma unroll
   for (int n = 0; n < Tiles; n += 4) {
@@ -113,8 +96,8 @@ __device__ inline void write_half_row(const TiledParams& p, const Slice& slice, 
       }
       column = (n + (upper ? 2 : 0)) * 8 + quad_lane / 2 * 8;
     }
-    if (exists && column < slice.columns) {
-      store_chunk(p, slice, row_offset, column, {words[0], words[1], words[2], words[3]});
+    if (exists && column < columns) {
+      *reinterpret_cast<uint4*>(row + column) = {words[0], words[1], words[2], words[3]};
     }
   }
 }
@@ -161,13 +144,13 @@ __device__ inline RowEnd end_row(const TiledParams& p, const RowTile& tile, int3
   return {factor, at.out_offset(p.attention)};
 }
 
+/// `own`: of the lane, by `end_row`.
 template <int Tiles>
-__device__ inline void write_result(const TiledParams& p, const RowTile& tile, int32_t kv_head,
-                                    const RowStates& states, const float (&sums)[kBlocks][Tiles][4],
-                                    const Slice& slice) {
+__device__ inline void write_result(const TiledParams& p, const RowTile& tile, const RowEnd& own,
+                                    const float (&sums)[kBlocks][Tiles][4], const Slice& slice) {
   static_assert(2 * kBlocks <= 4);
   const Type type{p.out_type};
-  const RowEnd own = end_row(p, tile, kv_head, states, slice.is_first());
+  const bool in_chunks = p.out_whole && slice.columns % 8 == 0;
 #pragma unroll
   for (int r = 0; r < 2 * kBlocks; ++r) {
     const float(&row_sums)[Tiles][4] = sums[r / 2];
@@ -175,10 +158,11 @@ __device__ inline void write_result(const TiledParams& p, const RowTile& tile, i
     const int owner = lane_of_warp() / 4 * 4 + r;
     const float factor = __shfl_sync(kAllLanes, own.factor, owner);
     const int64_t offset = __shfl_sync(kAllLanes, own.offset, owner);
-    if (type == type_of(kHalf)) {
-      write_half_row<kHalf>(p, slice, exists, offset, row_sums, r % 2, factor);
-    } else if (kKvBytes == 1 && type == type_of(kOtherHalf)) {
-      write_half_row<kOtherHalf>(p, slice, exists, offset, row_sums, r % 2, factor);
+    unsigned short* row = static_cast<unsigned short*>(p.attention.out) + offset + slice.first;
+    if (in_chunks && type == type_of(kHalf)) {
+      write_chunks<kHalf>(row, exists, slice.columns, row_sums, r % 2, factor);
+    } else if (kKvBytes == 1 && in_chunks && type == type_of(kOtherHalf)) {
+      write_chunks<kOtherHalf>(row, exists, slice.columns, row_sums, r % 2, factor);
     } else if (exists) {
       write_row(p, slice, offset, row_sums, r % 2, factor);
     }

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "tiled/logit_scale.h"
-#include "tiled/seen.h"
+#include "tiled/work.h"
 
 namespace octavo::cuda {
 
@@ -10,7 +10,6 @@ struct Rows {
   KeyRange keys[kRows];  ///< that each row sees
   RowTile tile;
   int32_t kv_head;
-  SeenKeys seen[kWarps];  ///< by the rows of each warp
   LogitScale logit;
 };
 
@@ -23,7 +22,6 @@ __device__ inline void describe_rows(const TiledParams& p, const RowTile& tile, 
                          ? visible_keys(p.attention, tile.place.position(token), tile.place.kv_len)
                          : KeyRange{0, 0};
   }
-  if (thread < kWarps) rows.seen[thread] = SeenKeys(p, tile, thread * kRowsOfWarp, kRowsOfWarp);
   if (thread == 0) {
     rows.tile = tile;
     rows.kv_head = kv_head;
