@@ -46,7 +46,7 @@ enum class PointerAttribute : int {
 
 enum class MemoryType : unsigned { unknown = 0, host = 1, device = 2 };
 
-enum class TensorMapType : int { uint16 = 1 };
+enum class TensorMapType : int { uint8 = 0, uint16 = 1 };
 enum class TensorMapSwizzle : int { bytes_128 = 3 };
 enum class TensorMapPromotion : int { none = 0 };
 

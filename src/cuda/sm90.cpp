@@ -19,7 +19,7 @@ constexpr int kMostBoxes = 32;     // of a tile: a lane finds each
 bool is_few(int rows) { return rows == kSm90FewRows; }
 
 Sm90Tile tile_of(const Problem& p, const Device& device, int rows) {
-  return sm90_tile(rows, sm90_dims(p), device.shared_per_block);
+  return sm90_tile(rows, sm90_dims(p), static_cast<int>(size_of(p.kv)), device.shared_per_block);
 }
 
 std::vector<RowClass> classes_of(const Problem& p, const Device& device) {
@@ -44,8 +44,15 @@ Support supports(const Problem& p, const Device& device) {
   Support s;
   s.require(device.capability == kCapability, "needs compute capability 9.0, the device has ",
             device.capability / 10, ".", device.capability % 10);
-  s.require(p.kv == DType::f16 || p.kv == DType::bf16, "kv must be f16 or bf16, is ", name(p.kv));
-  s.require(p.q == p.kv, "q must be of kv's type, ", name(p.kv), ", is ", name(p.q));
+  s.require(p.kv == DType::f16 || p.kv == DType::bf16 || is_fp8(p.kv),
+            "kv must be f16, bf16, e4m3 or e5m2, is ", name(p.kv));
+  if (is_fp8(p.kv)) {
+    s.require(multiplied_type(p).has_value(), "q must have 16 bits or 8, is ", name(p.q));
+    s.require(p.max_q_len() * p.group() <= kSm90FewRows, "with fp8 kv, q_len times hq / hkv must ",
+              "be at most ", kSm90FewRows, ", is ", p.max_q_len(), " * ", p.group());
+  } else {
+    s.require(p.q == p.kv, "q must be of kv's type, ", name(p.kv), ", is ", name(p.q));
+  }
   s.require(p.d <= kSm90Widest, "d must be at most ", kSm90Widest, ", is ", p.d);
   s.require(p.dv <= kSm90Widest, "dv must be at most ", kSm90Widest, ", is ", p.dv);
   s.require(p.hkv <= kMostHeads, "hkv must be at most ", kMostHeads, ", is ", p.hkv);

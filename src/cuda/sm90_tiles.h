@@ -30,12 +30,12 @@ constexpr HeadDims sm90_dims(const Problem& p) {
   return {round_up(p.d), round_up(p.dv)};
 }
 
-/// Slabs of 64 columns of 16 bits.
-constexpr int slabs_of(int columns) { return (columns + 63) / 64; }
+/// Slabs of 128 bytes of a row.
+constexpr int slabs_of(int bytes) { return (bytes + 127) / 128; }
 
-/// Bytes of shared memory of a tile of K and one of V.
-constexpr int sm90_stage_bytes(int keys, const HeadDims& dims) {
-  return keys * (slabs_of(dims.d) + slabs_of(dims.dv)) * 128;
+/// Bytes of shared memory of a tile of K and one of V, of elements of so many bytes.
+constexpr int sm90_stage_bytes(int keys, const HeadDims& dims, int kv_bytes) {
+  return keys * (slabs_of(dims.d * kv_bytes) + slabs_of(dims.dv * kv_bytes)) * 128;
 }
 
 inline constexpr int kSm90Rows = 192;    ///< of a tile, at most
@@ -48,8 +48,7 @@ constexpr bool has_whole_groups(std::int64_t group) { return kRowsOfWarpgroup % 
 inline constexpr int kSm90Reserved = 1024;  ///< bytes of shared memory, of each thread block
 
 /// As many stages as fit, 2 or more, beside `others` bytes.
-constexpr void take_stages(Sm90Tile& tile, const HeadDims& dims, int others, int limit) {
-  const int stage = sm90_stage_bytes(tile.shape.keys, dims);
+constexpr void take_stages(Sm90Tile& tile, int stage, int others, int limit) {
   while (tile.stages > 2 && tile.stages * stage + others > limit) --tile.stages;
   tile.shared_bytes = tile.stages * stage + others;
 }
@@ -67,26 +66,28 @@ constexpr Sm90Tile sm90_many_rows(int rows, const HeadDims& dims, int shared_lim
   if (rows <= 64) tile = {{64, 4, 64}, 0, 2, 2};
   tile.threads = tile.shape.warps * 32 + kLoaders;
   const int items = tile.shape.warps == 12 ? 2048 : 1024;  // what else is known, and barriers
-  take_stages(tile, dims, tile.shape.rows * (slabs_of(dims.d) * 128 + kRowBytes) + items,
-              shared_limit);
+  take_stages(tile, sm90_stage_bytes(tile.shape.keys, dims, 2),
+              tile.shape.rows * (slabs_of(dims.d * 2) * 128 + kRowBytes) + items, shared_limit);
   if (2 * (tile.shared_bytes + kSm90Reserved) > shared_limit + kSm90Reserved) tile.blocks = 1;
   return tile;
 }
 
 /// Of kernels/sm90/few.cu. Q takes d / 4 registers of each lane, O dv / 2 and dv / 8 again.
-constexpr Sm90Tile sm90_few_rows(const HeadDims& dims, int shared_limit) {
+constexpr Sm90Tile sm90_few_rows(const HeadDims& dims, int kv_bytes, int shared_limit) {
   constexpr int kItemBytes = 2048;  // what is known of two items, and barriers
   const int widest = std::max(dims.d, dims.dv);
-  Sm90Tile tile{{kSm90FewRows, 1, widest == 64 ? 128 : 64, 4}, 256, widest > 128 ? 1 : 2, 6};
+  const int keys = widest == 64 ? 128 : 64;
+  Sm90Tile tile{{kSm90FewRows, 1, keys, 4}, 256, widest > 128 ? 1 : 2, 6};
   const int sums = kSm90FewRows * (dims.dv + 8 * 4) * 4;
   const int queries = kSm90FewRows * dims.d * 2;
-  take_stages(tile, dims, sums + queries + kItemBytes,
+  take_stages(tile, sm90_stage_bytes(keys, dims, kv_bytes), sums + queries + kItemBytes,
               (shared_limit + kSm90Reserved) / tile.blocks - kSm90Reserved);
   return tile;
 }
 
-constexpr Sm90Tile sm90_tile(int rows, const HeadDims& dims, int shared_limit) {
-  return rows == kSm90FewRows ? sm90_few_rows(dims, shared_limit)
+/// `kv_bytes`: of an element of K and V; with 1, of few rows alone.
+constexpr Sm90Tile sm90_tile(int rows, const HeadDims& dims, int kv_bytes, int shared_limit) {
+  return rows == kSm90FewRows ? sm90_few_rows(dims, kv_bytes, shared_limit)
                               : sm90_many_rows(rows, dims, shared_limit);
 }
 

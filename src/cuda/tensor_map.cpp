@@ -11,7 +11,6 @@ namespace octavo::cuda {
 namespace {
 
 constexpr std::int64_t kLongestStride = (std::int64_t{1} << 40) - 1;  // bytes
-constexpr int kSlab = 64;                                             // columns
 constexpr int kTogether = 8;                                          // rows of a slab
 constexpr int kRowBytes = 128;                                        // of a slab
 
@@ -20,6 +19,9 @@ std::int64_t stride_bytes(const TensorView<Rank>& view, int axis) {
   return view.shape[axis] <= 1 ? 16
                                : view.stride[axis] * static_cast<std::int64_t>(size_of(view.dtype));
 }
+
+/// Columns of a slab.
+int slab_of(DType dtype) { return kRowBytes / static_cast<int>(size_of(dtype)); }
 
 template <int Rank>
 bool is_addressed(const TensorView<Rank>& view) {
@@ -50,12 +52,12 @@ struct Axis {
   int box;
 };
 
-/// Of elements of 16 bits, and axes around them.
+/// Of elements of 16 or 8 bits, and axes around them.
 template <std::size_t Rank>
-TensorMap encode(void* data, int columns, const std::array<Axis, Rank>& axes) {
+TensorMap encode(void* data, DType dtype, int columns, const std::array<Axis, Rank>& axes) {
   std::array<std::uint64_t, Rank + 1> shape{static_cast<std::uint64_t>(columns)};
   std::array<std::uint64_t, Rank> strides{};
-  std::array<std::uint32_t, Rank + 1> box{kSlab};
+  std::array<std::uint32_t, Rank + 1> box{static_cast<std::uint32_t>(slab_of(dtype))};
   std::array<std::uint32_t, Rank + 1> steps{};
   steps.fill(1);
   for (std::size_t i = 0; i < Rank; ++i) {
@@ -64,9 +66,10 @@ TensorMap encode(void* data, int columns, const std::array<Axis, Rank>& axes) {
     box[i + 1] = static_cast<std::uint32_t>(axes[i].box);
   }
   TensorMap map;
-  check(driver().encode_tensor_map(&map, TensorMapType::uint16, Rank + 1, data, shape.data(),
-                                   strides.data(), box.data(), steps.data(), 0,
-                                   TensorMapSwizzle::bytes_128, TensorMapPromotion::none, 0),
+  const TensorMapType type = size_of(dtype) == 1 ? TensorMapType::uint8 : TensorMapType::uint16;
+  check(driver().encode_tensor_map(&map, type, Rank + 1, data, shape.data(), strides.data(),
+                                   box.data(), steps.data(), 0, TensorMapSwizzle::bytes_128,
+                                   TensorMapPromotion::none, 0),
         "cuTensorMapEncodeTiled", "for boxes of ", axes[0].box, " rows");
   return map;
 }
@@ -77,7 +80,8 @@ bool has_boxes(const KvView& view) { return is_addressed(view); }
 
 bool has_folded_boxes(const KvView& view) {
   const std::int64_t heads = heads_of_page(view);
-  return has_boxes(view) && view.shape[1] % kTogether == 0 && view.shape[3] % kSlab == 0 &&
+  return has_boxes(view) && view.shape[1] % kTogether == 0 &&
+         view.shape[3] % slab_of(view.dtype) == 0 &&
          (heads_are_slabs(view) ||
           (heads > 0 && view.shape[0] <= std::numeric_limits<std::int32_t>::max() / heads));
 }
@@ -85,7 +89,7 @@ bool has_folded_boxes(const KvView& view) {
 BoxedView boxed_view(const KvView& view, const Boxing& boxing) {
   const int rows = boxing.rows;
   if (!boxing.folded) {
-    return {.map = encode<3>(view.data, static_cast<int>(view.shape[3]),
+    return {.map = encode<3>(view.data, view.dtype, static_cast<int>(view.shape[3]),
                              {{{view.shape[1], stride_bytes(view, 1), rows},
                                {view.shape[2], stride_bytes(view, 2), 1},
                                {view.shape[0], stride_bytes(view, 0), 1}}}),
@@ -94,11 +98,11 @@ BoxedView boxed_view(const KvView& view, const Boxing& boxing) {
             .page_heads = 0};
   }
   const bool by_slabs = heads_are_slabs(view);
-  const auto slabs = static_cast<int>(view.shape[3] / kSlab);
+  const auto slabs = static_cast<int>(view.shape[3] / slab_of(view.dtype));
   const std::int64_t page_heads = by_slabs ? 1 : heads_of_page(view);
   const Axis pages{view.shape[0] * page_heads, stride_bytes(view, by_slabs ? 0 : 2), 1};
   return {
-      encode<4>(view.data, kSlab,
+      encode<4>(view.data, view.dtype, slab_of(view.dtype),
                 {{{kTogether, stride_bytes(view, 1), kTogether},
                   {slabs * (by_slabs ? view.shape[2] : 1), kRowBytes, slabs},
                   {view.shape[1] / kTogether, kTogether * stride_bytes(view, 1), rows / kTogether},
@@ -113,7 +117,7 @@ QueryBoxes query_boxes(const TensorView<3>& view, std::int64_t group) {
   const Axis heads{view.shape[1], stride_bytes(view, 1), static_cast<int>(group)};
   const Axis tokens{view.shape[0], stride_bytes(view, 0),
                     static_cast<int>(kRowsOfWarpgroup / group)};
-  return {encode<2>(view.data, static_cast<int>(view.shape[2]), {{heads, tokens}}), 1};
+  return {encode<2>(view.data, view.dtype, static_cast<int>(view.shape[2]), {{heads, tokens}}), 1};
 }
 
 TileSteps steps_of_slabs(int keys) { return {keys * kRowBytes, kTogether * kRowBytes}; }

@@ -19,7 +19,7 @@ TEST(Sm90Tiles, FitWithTwoStagesOrMore) {
     for (const std::int64_t dv : {std::int64_t{1}, d, kSm90Widest}) {
       for (const int rows : {kSm90FewRows, 64, kSm90Rows}) {
         const HeadDims dims = dims_of(d, dv);
-        const Sm90Tile tile = sm90_tile(rows, dims, kLimit);
+        const Sm90Tile tile = sm90_tile(rows, dims, 2, kLimit);
         ASSERT_GE(tile.stages, 2) << "d=" << d << " dv=" << dv;
         ASSERT_LE(tile.blocks * (tile.shared_bytes + kSm90Reserved), kLimit + kSm90Reserved)
             << "d=" << d << " dv=" << dv;
@@ -31,7 +31,7 @@ TEST(Sm90Tiles, FitWithTwoStagesOrMore) {
 TEST(Sm90Tiles, SumsLeaveRoomInRegisters) {
   for (std::int64_t d = 1; d <= kSm90Widest; ++d) {
     const HeadDims dims = dims_of(d, d);
-    const TileShape tile = sm90_tile(kSm90Rows, dims, kLimit).shape;
+    const TileShape tile = sm90_tile(kSm90Rows, dims, 2, kLimit).shape;
     // O and S as floats, and the weights in halves.
     const int sums = dims.dv / 2 + tile.keys / 2 + tile.keys / 4;
     ASSERT_LE(sums, (tile.warps == 12 ? 160 : 232) - 20) << "d=" << d;
@@ -40,9 +40,11 @@ TEST(Sm90Tiles, SumsLeaveRoomInRegisters) {
 
 TEST(Sm90Tiles, TwoBlocksOfFewRowsOnAMultiprocessor) {
   const HeadDims dims = dims_of(128, 128);
-  EXPECT_EQ(sm90_tile(64, dims, kLimit).blocks, 2);
-  EXPECT_EQ(sm90_tile(kSm90FewRows, dims, kLimit).blocks, 2);
-  EXPECT_GE(sm90_tile(kSm90FewRows, dims, kLimit).stages, 3);
+  EXPECT_EQ(sm90_tile(64, dims, 2, kLimit).blocks, 2);
+  EXPECT_EQ(sm90_tile(kSm90FewRows, dims, 2, kLimit).blocks, 2);
+  EXPECT_GE(sm90_tile(kSm90FewRows, dims, 2, kLimit).stages, 3);
+  EXPECT_EQ(sm90_tile(kSm90FewRows, dims, 1, kLimit).blocks, 2);
+  EXPECT_GE(sm90_tile(kSm90FewRows, dims, 1, kLimit).stages, 3);
 }
 
 }  // namespace

@@ -37,4 +37,38 @@ __device__ inline unsigned upper_bytes(unsigned bytes) {
   return __byte_perm(bytes, 0, 4 | First << 4 | 4 << 8 | Second << 12);
 }
 
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+template <Fp8 From>
+__device__ inline unsigned widen_to_f16(unsigned short pair) {
+  unsigned halves;
+  if constexpr (From == Fp8::e4m3) {
+    asm("cvt.rn.f16x2.e4m3x2 %0, %1;" : "=r"(halves) : "h"(pair));
+  } else {
+    asm("cvt.rn.f16x2.e5m2x2 %0, %1;" : "=r"(halves) : "h"(pair));
+  }
+  return halves;
+}
+
+__device__ inline unsigned f16_to_bf16(unsigned halves) {
+  float low;
+  float high;
+  asm("{.reg .f16 a, b; mov.b32 {a, b}, %2; cvt.f32.f16 %0, a; cvt.f32.f16 %1, b;}"
+      : "=f"(low), "=f"(high)
+      : "r"(halves));
+  return pack<Half::bf16>(low, high);
+}
+#endif
+
+/// Bytes `First` and `Second` of a register, widened. The same by instructions of sm_89.
+template <Half Kind, Fp8 From, int First, int Second>
+__device__ inline unsigned widen_bytes(unsigned bytes) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+  const unsigned pair = __byte_perm(bytes, 0, First | Second << 4);
+  const unsigned halves = widen_to_f16<From>(static_cast<unsigned short>(pair));
+  return Kind == Half::f16 ? halves : f16_to_bf16(halves);
+#else
+  return widen<Kind, From>(upper_bytes<First, Second>(bytes));
+#endif
+}
+
 }  // namespace octavo::cuda

@@ -26,7 +26,7 @@
 namespace octavo::cuda {
 namespace {
 
-static_assert(kWarps == 1 && kBlocks == 1 && kKvBytes == 2 && kKeyWarps * kWarp == kMergeThreads);
+static_assert(kWarps == 1 && kBlocks == 1 && kKeyWarps * kWarp == kMergeThreads);
 
 constexpr int kBlocksTogether = OCTAVO_BLOCKS;  // of a multiprocessor
 
@@ -381,8 +381,15 @@ class Walk {
   Shared& shared_;
 };
 
-// Q of items, by a warp. Of each 16 columns a lane has the pairs that products take: of row l / 4
-// and 8 rows further, at column 2 (l % 4) and 8 columns further.
+// Q of items, by a warp. Of each 16 columns a lane has the pairs that products take, of row l / 4
+// and 8 rows further.
+
+/// The column of the second of a lane's pairs, or the first, in products' step `step`. Of fp8 K a
+/// lane has four neighbours in a load.
+__device__ int column_of_pair(int step, int pair) {
+  const int lane = lane_of_warp() % 4;
+  return step * 16 + (kKvBytes == 2 ? pair * 8 + lane * 2 : pair * 2 + lane * 4);
+}
 
 /// Two elements of a row from `column` on, zeros beyond it.
 __device__ unsigned query_pair(const Sm90Params& p, int64_t row_offset, int column) {
@@ -404,14 +411,13 @@ __device__ void store_queries(const Sm90Params& p, Shared& shared, const Item& i
     exists[half] = row < tile.rows;
     offset[half] = exists[half] ? query_offset(p, tile, item.rows.kv_head, row) : 0;
   }
-  const auto column_of_pair = [&](int step, int i) { return step * 16 + i / 2 * 8 + lane % 4 * 2; };
   if (p.q_whole && d % 2 == 0) {
     unsigned q[kSteps][4];
 #pragma unroll
     for (int step = 0; step < kSteps; ++step) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const int column = column_of_pair(step, i);
+        const int column = column_of_pair(step, i / 2);
         q[step][i] = 0;
         if (!exists[i % 2] || column >= d) continue;
         q[step][i] = *reinterpret_cast<const unsigned*>(
@@ -432,7 +438,7 @@ __device__ void store_queries(const Sm90Params& p, Shared& shared, const Item& i
     unsigned q[4];
 #pragma unroll 1
     for (int i = 0; i < 4; ++i) {
-      q[i] = exists[i % 2] ? query_pair(p, offset[i % 2], column_of_pair(step, i)) ^ flip : 0;
+      q[i] = exists[i % 2] ? query_pair(p, offset[i % 2], column_of_pair(step, i / 2)) ^ flip : 0;
     }
     shared.queries[step][lane] = {q[0], q[1], q[2], q[3]};
   }

@@ -132,20 +132,35 @@ class BoxLoader {
   Found next_{};
 };
 
-/// Eight elements from `at` on, one by one, zeros after the first `count`.
-__device__ inline uint4 gather(const unsigned short* at, int count) {
+template <int Bytes>
+struct Unsigned {
+  using Type = unsigned short;
+};
+template <>
+struct Unsigned<1> {
+  using Type = unsigned char;
+};
+using Element = Unsigned<kKvBytes>::Type;  // of K or V
+
+/// The elements of 16 bytes from `at` on, one by one, zeros after the first `count`.
+__device__ inline uint4 gather(const Element* at, int count) {
+  constexpr int kOfWord = 4 / kKvBytes;
   unsigned words[4] = {0, 0, 0, 0};
 #pragma unroll
-  for (int e = 0; e < 8; ++e) {
-    if (e < count) words[e / 2] |= static_cast<unsigned>(at[e]) << (e % 2 * 16);
+  for (int e = 0; e < 4 * kOfWord; ++e) {
+    if (e < count) {
+      words[e / kOfWord] |= static_cast<unsigned>(at[e]) << (e % kOfWord * 8 * kKvBytes);
+    }
   }
   return {words[0], words[1], words[2], words[3]};
 }
 
 /// By rows: for pages that boxes do not fit, and for any alignment. Eight lanes share a key.
 __device__ inline void load_rows(const Sm90Params& p, const Item& item, const Source& from) {
+  constexpr int kChunk = 16 / kKvBytes;  // elements
   const int lane = lane_of_warp();
   const int chunk = lane % 8;
+  const auto* const data = static_cast<const Element*>(from.kv.data);
   for (int32_t i = item.begin; i <= item.end; ++i) {
     if (i < item.end) {
       from.tell_late(item, i);
@@ -157,19 +172,18 @@ __device__ inline void load_rows(const Sm90Params& p, const Item& item, const So
         const int32_t key = item.first_of(i) + row;
         const bool wanted = key >= item.keys.begin && key < item.keys.end;
         const KeySlot at = wanted ? find_key(p, item.rows.tile.place, key) : KeySlot{0, 0};
-        const unsigned short* source =
-            static_cast<const unsigned short*>(from.kv.data) + at.page * from.kv.page_stride +
-            at.slot * from.kv.slot_stride + item.rows.kv_head * from.kv.head_stride + chunk * 8;
+        const Element* source = data + at.page * from.kv.page_stride +
+                                at.slot * from.kv.slot_stride +
+                                item.rows.kv_head * from.kv.head_stride + chunk * kChunk;
         unsigned char* to = tile + place_in_tile(from.boxes.steps, row, 0, chunk * 16);
 #pragma unroll 1
         for (int slab = 0; slab < from.slabs; ++slab) {
-          const int left = wanted ? from.columns - slab * kSlabColumns - chunk * 8 : 0;
-          const int count = min(max(left, 0), 8);
-          const unsigned short* elements = count == 0
-                                               ? static_cast<const unsigned short*>(from.kv.data)
-                                               : source + slab * kSlabColumns;
+          const int left = wanted ? from.columns - slab * kSlabColumns - chunk * kChunk : 0;
+          const int count = min(max(left, 0), kChunk);
+          const Element* elements = count == 0 ? data : source + slab * kSlabColumns;
           if (p.kv_whole) {
-            copy_async_16(shared_address(to + slab * from.boxes.steps.slab), elements, count * 2);
+            copy_async_16(shared_address(to + slab * from.boxes.steps.slab), elements,
+                          count * kKvBytes);
           } else {
             *reinterpret_cast<uint4*>(to + slab * from.boxes.steps.slab) = gather(elements, count);
           }

@@ -18,7 +18,7 @@ inline constexpr int kFirstTurn = 5;   ///< of a warpgroup and the one before it
 
 inline constexpr int kGroupSlabBytes = kRowsOfGroup * kRowBytes;
 
-static_assert(kRows == kWarpgroups * kRowsOfGroup);
+static_assert(kRows == kWarpgroups * kRowsOfGroup && kKvBytes == 2);
 
 struct Shared {
   alignas(1024) unsigned char q[kWarpgroups][kKeySlabs][kGroupSlabBytes];

@@ -1,7 +1,7 @@
-// Tiles of K and V in shared memory, in slabs of 64 columns of 16 bits. A slab has rows of 128
-// bytes, whose eight 16-byte chunks are permuted as ptx/wgmma.h says. Eight rows of a slab are
-// together; what follows them, the slab's next eight or the same of the next slab, is for how K and
-// V were loaded to say (TileSteps).
+// Tiles of K and V in shared memory, in slabs of 64 columns of 16 bits, or 128 of 8. A slab has
+// rows of 128 bytes, whose eight 16-byte chunks are permuted as ptx/wgmma.h says. Eight rows of a
+// slab are together; what follows them, the slab's next eight or the same of the next slab, is for
+// how K and V were loaded to say (TileSteps).
 #pragma once
 
 #include "sm90/params.h"
@@ -11,8 +11,8 @@ namespace octavo::cuda {
 
 inline constexpr int kStages = OCTAVO_STAGES;  // tiles of K, and of V, in their rings
 
-inline constexpr int kSlabColumns = 64;
 inline constexpr int kRowBytes = 128;  // of a slab
+inline constexpr int kSlabColumns = kRowBytes / kKvBytes;
 inline constexpr int kKeySlabs = (kD + kSlabColumns - 1) / kSlabColumns;
 inline constexpr int kValueSlabs = (kDv + kSlabColumns - 1) / kSlabColumns;
 inline constexpr int kSlabBytes = kKeys * kRowBytes;  // of a tile of K or V

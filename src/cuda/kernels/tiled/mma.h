@@ -55,10 +55,10 @@ __device__ inline void multiply_keys(Scores& scores, const Queries& queries, uns
       } else {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          multiply_step(scores, at[half], n, widen<kHalf, kFp8>(upper_bytes<0, 1>(r[half])),
-                        widen<kHalf, kFp8>(upper_bytes<2, 3>(r[half])),
-                        widen<kHalf, kFp8>(upper_bytes<0, 1>(r[half + 2])),
-                        widen<kHalf, kFp8>(upper_bytes<2, 3>(r[half + 2])));
+          multiply_step(scores, at[half], n, widen_bytes<kHalf, kFp8, 0, 1>(r[half]),
+                        widen_bytes<kHalf, kFp8, 2, 3>(r[half]),
+                        widen_bytes<kHalf, kFp8, 0, 1>(r[half + 2]),
+                        widen_bytes<kHalf, kFp8, 2, 3>(r[half + 2]));
         }
       }
     }
@@ -88,10 +88,9 @@ __device__ inline void load_values(ValueStep (&steps)[kValueColumns / 16], unsig
   } else {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      steps[i] = {{widen<kHalf, kFp8>(upper_bytes<0, 2>(r[2 * i])),
-                   widen<kHalf, kFp8>(upper_bytes<0, 2>(r[2 * i + 1]))},
-                  {widen<kHalf, kFp8>(upper_bytes<1, 3>(r[2 * i])),
-                   widen<kHalf, kFp8>(upper_bytes<1, 3>(r[2 * i + 1]))}};
+      steps[i] = {
+          {widen_bytes<kHalf, kFp8, 0, 2>(r[2 * i]), widen_bytes<kHalf, kFp8, 0, 2>(r[2 * i + 1])},
+          {widen_bytes<kHalf, kFp8, 1, 3>(r[2 * i]), widen_bytes<kHalf, kFp8, 1, 3>(r[2 * i + 1])}};
     }
   }
 }

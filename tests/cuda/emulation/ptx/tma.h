@@ -15,6 +15,7 @@ inline void prefetch_map(const void*) {}
 /// of a row stand where bits 7 to 9 of its address move them.
 inline void copy_rows(const FakeTensorMap& map, const std::array<int, 5>& first, unsigned to) {
   constexpr unsigned kRowBytes = 128;
+  const int bytes = static_cast<int>(kRowBytes) / map.box[0];  // of an element
   std::array<int, 5> at{};
   for (;; to += kRowBytes) {
     bool inside = true;
@@ -25,11 +26,12 @@ inline void copy_rows(const FakeTensorMap& map, const std::array<int, 5>& first,
       row += place * static_cast<std::int64_t>(map.strides[axis - 1]);
     }
     for (unsigned byte = 0; byte < kRowBytes; ++byte) {
-      const int column = first[0] + static_cast<int>(byte) / 2;
+      const int column = first[0] + static_cast<int>(byte) / bytes;
       const bool exists =
           inside && column >= 0 && static_cast<std::uint32_t>(column) < map.shape[0];
       const unsigned target = to + (byte ^ to / kRowBytes % 8 * 16);
-      emulation::shared_memory()[target] = exists ? row[first[0] * 2 + static_cast<int>(byte)] : 0;
+      emulation::shared_memory()[target] =
+          exists ? row[first[0] * bytes + static_cast<int>(byte)] : 0;
     }
     int axis = 1;
     while (axis < map.rank && ++at[axis] == map.box[axis]) at[axis++] = 0;
@@ -44,7 +46,7 @@ inline void copy_box_at(const void* tensor_map, const std::array<int, 5>& first,
   int rows = 1;
   for (int axis = 1; axis < map.rank; ++axis) rows *= map.box[axis];
   const int bytes = rows * 128;
-  if (to % 1024 != 0 || map.box[0] != 64 ||
+  if (to % 1024 != 0 || (map.box[0] != 64 && map.box[0] != 128) ||
       to + static_cast<std::size_t>(bytes) > emulation::shared_memory().size()) {
     throw std::runtime_error("a box that is misaligned, or beyond shared memory");
   }
