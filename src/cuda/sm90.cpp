@@ -135,7 +135,9 @@ class Sm90 final : public StreamKernel {
                                                                                                : 0;
     Begin begin = Begin::after_all;
     Boxing boxing;
-    for (std::size_t i = 0; i < launches_.size(); ++i) {
+    // Those of many rows first: beside their last blocks the others begin, or end if they have
+    // none.
+    for (std::size_t i = launches_.size(); i-- > 0;) {
       if (!launches_[i].has_work(call)) continue;
       const bool takes = launches_[i].takes(call);
       params.taken = takes ? counters(call) + i : nullptr;

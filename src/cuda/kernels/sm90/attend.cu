@@ -84,8 +84,9 @@ class Walk {
     pin_all(sums);  // or constants are put into registers between products
     const GroupTiles& tiles = item.groups[group_];
     plain_ = uniform(tiles.plain);
+    const bool careful = kMasked && item.careful;
     int32_t passed = item.end;  // of the item's tiles
-    if (kMasked && item.careful) {
+    if (careful) {
       pass_keys_carefully(item, softmax, sums);
     } else {
       passed = pass_tiles(item, uniform(tiles.some), softmax, sums);
@@ -97,7 +98,7 @@ class Walk {
     if (!tile.is_split()) end = end_row(p_, tile, item.rows.kv_head, states, true);
     wait_for_products<0>();
     pin_all(sums);
-    if (!(kMasked && item.careful)) {
+    if (!careful) {
       if (tiles.some.begin < passed) release(shared_.v_empty, passed - 1);
       for (; passed < item.end; ++passed) skip(passed);
       // Weights of 0 do not hide an infinite or NaN value, but its product is NaN.
