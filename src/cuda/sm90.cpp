@@ -50,6 +50,8 @@ Support supports(const Problem& p, const Device& device) {
     s.require(multiplied_type(p).has_value(), "q must have 16 bits or 8, is ", name(p.q));
     s.require(p.max_q_len() * p.group() <= kSm90FewRows, "with fp8 kv, q_len times hq / hkv must ",
               "be at most ", kSm90FewRows, ", is ", p.max_q_len(), " * ", p.group());
+    // Another kernel would compute the prompt.
+    s.require(!p.invariant, "with fp8 kv, invariant is not supported");
   } else {
     s.require(p.q == p.kv, "q must be of kv's type, ", name(p.kv), ", is ", name(p.q));
   }

@@ -163,6 +163,17 @@ TEST(EmulatedKernels, FewRowsOnHopperAreRight) {
   EXPECT_EQ(run_all(cuda::sm90(), problems, hopper()), problems.size());
 }
 
+TEST(EmulatedKernels, HopperTakesFp8OfFewRowsThatNeedNotBeInvariant) {
+  const auto reasons = [](const std::string& rest) {
+    const Problem p = Problem::parse("paged q=bf16 hq=8 hkv=2 d=64 mask=causal " + rest);
+    return cuda::sm90().supports(p, hopper()).reasons().size();
+  };
+  EXPECT_EQ(reasons("kv=e4m3 q_len=4 kv_len=100"), 0u);
+  EXPECT_EQ(reasons("kv=e4m3 q_len=1,5 kv_len=100,100"), 1u);
+  EXPECT_EQ(reasons("kv=e4m3 invariant q_len=1 kv_len=100"), 1u);
+  EXPECT_EQ(reasons("kv=bf16 invariant q_len=5 kv_len=100"), 0u);
+}
+
 TEST(EmulatedKernels, GroupsOfSplitsHaveTheSameBitsInOneGo) {
   Device device = hopper();
   device.multiprocessors = 4;  // which a request alone fills, and 8 have groups as items
