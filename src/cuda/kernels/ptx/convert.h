@@ -37,7 +37,8 @@ __device__ inline unsigned upper_bytes(unsigned bytes) {
   return __byte_perm(bytes, 0, 4 | First << 4 | 4 << 8 | Second << 12);
 }
 
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+/// Two fp8 numbers as two f16.
 template <Fp8 From>
 __device__ inline unsigned widen_to_f16(unsigned short pair) {
   unsigned halves;
@@ -49,6 +50,7 @@ __device__ inline unsigned widen_to_f16(unsigned short pair) {
   return halves;
 }
 
+/// Of two numbers that bf16 has, too.
 __device__ inline unsigned f16_to_bf16(unsigned halves) {
   float low;
   float high;
@@ -59,10 +61,10 @@ __device__ inline unsigned f16_to_bf16(unsigned halves) {
 }
 #endif
 
-/// Bytes `First` and `Second` of a register, widened. The same by instructions of sm_89.
+/// Bytes `First` and `Second` of a register, widened; by instructions where there are such.
 template <Half Kind, Fp8 From, int First, int Second>
 __device__ inline unsigned widen_bytes(unsigned bytes) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   const unsigned pair = __byte_perm(bytes, 0, First | Second << 4);
   const unsigned halves = widen_to_f16<From>(static_cast<unsigned short>(pair));
   return Kind == Half::f16 ? halves : f16_to_bf16(halves);

@@ -132,6 +132,7 @@ class BoxLoader {
   Found next_{};
 };
 
+/// A number of so many bytes.
 template <int Bytes>
 struct Unsigned {
   using Type = unsigned short;
