@@ -28,6 +28,15 @@ TEST(Sm90Tiles, FitWithTwoStagesOrMore) {
   }
 }
 
+TEST(Sm90Tiles, OfFp8FitWithTwoStagesOrMore) {
+  for (std::int64_t d = 1; d <= kSm90Widest; ++d) {
+    const Sm90Tile tile = sm90_tile(kSm90FewRows, dims_of(d, d), 1, kLimit);
+    ASSERT_GE(tile.stages, 2) << "d=" << d;
+    ASSERT_LE(tile.blocks * (tile.shared_bytes + kSm90Reserved), kLimit + kSm90Reserved)
+        << "d=" << d;
+  }
+}
+
 TEST(Sm90Tiles, SumsLeaveRoomInRegisters) {
   for (std::int64_t d = 1; d <= kSm90Widest; ++d) {
     const HeadDims dims = dims_of(d, d);

@@ -154,8 +154,7 @@ TEST(EmulatedKernels, FewRowsOnHopperAreRight) {
       // fp8.
       "paged q=bf16 kv=e4m3 hq=4 hkv=2 d=128 mask=causal lse q_len=1,4,8,0 kv_len=129,65,1150,9",
       ("paged q=bf16 kv=e4m3 hq=7 hkv=1 d=128 page=7 mask=causal k_scale=head v_scale=head "
-       "split=128 "
-       "q_len=2,1 kv_len=150,300"),
+       "split=128 q_len=2,1 kv_len=150,300"),
       "paged order=hnd q=bf16 kv=e4m3 hq=4 hkv=2 d=64 mask=causal sinks q_len=3,1 kv_len=700,33",
       "ragged q=bf16 kv=e4m3 hq=8 hkv=2 d=40 mask=window:70,0 split=128 lse q_len=4,1 kv_len=275,0",
       "ragged q=bf16 kv=e4m3 hq=8 hkv=2 d=120 mask=causal v_scale=tensor q_len=4,2 kv_len=275,131",

@@ -85,11 +85,10 @@ class Walk {
     const GroupTiles& tiles = item.groups[group_];
     plain_ = uniform(tiles.plain);
     const bool careful = kMasked && item.careful;
-    int32_t passed = item.end;  // of the item's tiles
     if (careful) {
       pass_keys_carefully(item, softmax, sums);
     } else {
-      passed = pass_tiles(item, uniform(tiles.some), softmax, sums);
+      pass_tiles(item, uniform(tiles.some), softmax, sums);
     }
     // While the last product is under way.
     const RowTile& tile = item.rows.tile;
@@ -99,8 +98,9 @@ class Walk {
     wait_for_products<0>();
     pin_all(sums);
     if (!careful) {
-      if (tiles.some.begin < passed) release(shared_.v_empty, passed - 1);
-      for (; passed < item.end; ++passed) skip(passed);
+      const KeyRange& seen = tiles.some;
+      if (seen.begin < seen.end) release(shared_.v_empty, seen.end - 1);
+      for (int32_t i = seen.end; i < item.end; ++i) skip(i);
       // Weights of 0 do not hide an infinite or NaN value, but its product is NaN.
       if (kMasked && !are_finite(sums) && lane_of_warp() == 0) {
         shared_.items.at(n).again = true;
@@ -127,19 +127,14 @@ class Walk {
   }
 
   /// Up to the last of the tiles that some of the warpgroup's rows see, whose values are then being
-  /// added. Where it ends.
-  __device__ int32_t pass_tiles(const Item& item, const KeyRange& seen, Softmax& softmax,
-                                Sums& sums) {
+  /// added.
+  __device__ void pass_tiles(const Item& item, const KeyRange& seen, Softmax& softmax, Sums& sums) {
     for (int32_t i = item.begin; i < seen.begin; ++i) skip(i);
-    if (seen.begin == seen.end) {
-      release(shared_.q_empty);
-      return seen.end;
-    }
+    if (seen.begin == seen.end) return release(shared_.q_empty);
     Weights weights;
     pass_keys(item, seen, softmax, sums, weights);
     release(shared_.q_empty);
     add_values(weights, seen.end - 1, sums);
-    return seen.end;
   }
 
   /// All but the last product.
