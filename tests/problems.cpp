@@ -170,6 +170,9 @@ const std::vector<std::string>& smoke() {
       "paged pool=split q=bf16 hq=2 hkv=1 d=192 dv=128 mask=causal q_len=9 kv_len=33",
       "paged q=bf16 hq=2 hkv=1 d=256 mask=causal q_len=9 kv_len=33",
       "paged pool=split q=bf16 hq=4 hkv=1 d=576 dv=512 page=64 mask=causal q_len=1,9 kv_len=33,17",
+      // More tiles of rows than a GPU has room for at a time.
+      "paged q=bf16 hq=8 hkv=8 d=96 mask=causal lse b=70 q_len=65 kv_len=9",
+      "paged q=bf16 hq=8 hkv=8 d=96 page=5 mask=bits b=70 q_len=65 kv_len=9",
       // Page sizes.
       "paged q=bf16 hq=4 hkv=2 d=64 page=1 mask=causal q_len=9,1 kv_len=33,16",
       "paged q=bf16 hq=4 hkv=2 d=64 page=7 mask=causal q_len=9,1 kv_len=33,16",

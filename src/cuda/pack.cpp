@@ -61,18 +61,23 @@ void add_variants(const KernelInfo& kernel, const Problem& problem, const Device
   }
 }
 
+/// Lengths and, for decode and prompts, prefixes that requests share; and prompts of few keys.
+constexpr std::string_view kCommonLengths[] = {
+    "q_len=1 kv_len=8192",    "q_len=1 kv_len=8192 prefix=4096",
+    "q_len=4096 kv_len=8192", "q_len=4096 kv_len=8192 prefix=4096",
+    "q_len=64 kv_len=64",     "q_len=64 kv_len=64 b=1000",
+    "q_len=128 kv_len=128",   "q_len=128 kv_len=128 b=1000",
+    "q_len=256 kv_len=256"};
+
 std::vector<Problem> common_problems() {
   std::vector<Problem> problems;
   for (const std::string dims : {"d=64", "d=96", "d=128", "d=192 dv=128", "d=256"}) {
     for (const std::string types : {"q=bf16 kv=bf16", "q=f16 kv=f16", "q=bf16 kv=e4m3"}) {
       for (const std::string heads : {"hq=32 hkv=8", "hq=28 hkv=4"}) {
         for (const std::string mask : {"none", "causal", "causal alibi"}) {
-          for (const std::string q_len : {"1", "4096"}) {
-            for (const std::string prefix : {"0", "4096"}) {
-              problems.push_back(Problem::parse(concat("paged pool=split ", types, " ", heads, " ",
-                                                       dims, " mask=", mask, " q_len=", q_len,
-                                                       " kv_len=8192 prefix=", prefix)));
-            }
+          for (const std::string_view lengths : kCommonLengths) {
+            problems.push_back(Problem::parse(concat("paged pool=split ", types, " ", heads, " ",
+                                                     dims, " mask=", mask, " ", lengths)));
           }
         }
       }

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <numeric>
+#include <optional>
 
 #include "cuda/driver.h"
 #include "cuda/kernels.h"
@@ -16,28 +17,68 @@ constexpr std::int64_t kMostTasks = 1 << 30;     // which thread blocks count
 constexpr int kFewestBoxRows = 8;  // rows of 128 bytes among which chunks are permuted
 constexpr int kMostBoxes = 32;     // of a tile: a lane finds each
 
-bool is_few(int rows) { return rows == kSm90FewRows; }
+/// One launch: which requests it takes, and by what.
+struct Part {
+  RowClass rows;
+  Sm90Tile tile;
 
-Sm90Tile tile_of(const Problem& p, const Device& device, int rows) {
-  return sm90_tile(rows, sm90_dims(p), static_cast<int>(size_of(p.kv)), device.shared_per_block);
+  bool is(Sm90Source source) const { return tile.source == source; }
+  /// Tiles of rows that a thread block takes.
+  int row_tiles() const { return rows.tile.rows / tile.shape.rows; }
+};
+
+/// Of a batch in which no request has many keys, but some have more rows than few, if that fits.
+/// Thread blocks take several tiles of rows where the device has not room for all blocks at a time:
+/// they load K and V once. Rows have the same bits either way.
+std::optional<Part> short_part(const Problem& p, const Device& device) {
+  constexpr double kBegin = 1.5;  // of a block, in tiles of rows
+  if (p.invariant || p.split != 0 || size_of(p.kv) != 2 ||
+      p.max_q_len() * p.group() <= kSm90FewRows) {
+    return std::nullopt;
+  }
+  std::optional<Part> best;
+  double least = 0;
+  for (const int count : {1, 2, 4, 8, 16}) {
+    const Sm90Tile tile =
+        sm90_short_requests(p.max_kv_len(), count > 1, sm90_dims(p), device.shared_per_block);
+    if (tile.shape.rows == 0) break;
+    RowClass rows{1, kAnyRows, tile.shape};
+    rows.tile.rows *= count;
+    const std::int64_t blocks = Units::of(p, rows, {0, 0}, p.batch(), p.total_q()).all * p.hkv;
+    const std::int64_t together = std::int64_t{tile.blocks} * device.multiprocessors;
+    const double time = static_cast<double>((blocks + together - 1) / together) * (count + kBegin);
+    if (!best || time < least) {
+      best = {rows, tile};
+      least = time;
+    }
+  }
+  return best;
 }
 
-std::vector<RowClass> classes_of(const Problem& p, const Device& device) {
-  return row_classes(p, {kSm90FewRows, 64, kSm90Rows},
-                     [&](int rows) { return tile_of(p, device, rows).shape; });
+std::vector<Part> parts_of(const Problem& p, const Device& device) {
+  if (const auto part = short_part(p, device)) return {*part};
+  const auto tile_of = [&](int rows) {
+    return sm90_tile(rows, sm90_dims(p), static_cast<int>(size_of(p.kv)), device.shared_per_block);
+  };
+  std::vector<Part> parts;
+  for (const RowClass& rows : row_classes(p, {kSm90FewRows, 64, kSm90Rows},
+                                          [&](int most) { return tile_of(most).shape; })) {
+    parts.push_back({rows, tile_of(rows.tile.rows)});
+  }
+  return parts;
 }
 
-Splitting splitting_of(const Problem& p, const RowClass& c, const Device& device) {
-  if (p.invariant) return {0, 0};
-  if (is_few(c.tile.rows)) {
-    return {tile_of(p, device, c.tile.rows).blocks * device.multiprocessors, 512, 2048, true};
+Splitting splitting_of(const Problem& p, const Part& part, const Device& device) {
+  if (p.invariant || part.is(Sm90Source::short_ones)) return {0, 0};
+  if (part.is(Sm90Source::few_rows)) {
+    return {part.tile.blocks * device.multiprocessors, 512, 2048, true};
   }
   // Of 64 rows, shorter splits cost more than they give.
-  return {device.multiprocessors, c.tile.rows > 64 ? 1024 : 4096};
+  return {device.multiprocessors, part.tile.shape.rows > 64 ? 1024 : 4096};
 }
 
-Units units_of(const Problem& p, const RowClass& c, const Device& device) {
-  return Units::of(p, c, splitting_of(p, c, device), p.batch(), p.total_q());
+Units units_of(const Problem& p, const Part& part, const Device& device) {
+  return Units::of(p, part.rows, splitting_of(p, part, device), p.batch(), p.total_q());
 }
 
 Support supports(const Problem& p, const Device& device) {
@@ -64,8 +105,8 @@ Support supports(const Problem& p, const Device& device) {
   s.require(p.max_q_len() <= kAnyRows / p.group(), "q_len times hq / hkv must be at most ",
             kAnyRows, ", is ", p.max_q_len(), " * ", p.group());
   std::int64_t tasks = 0;
-  for (const RowClass& c : classes_of(p, device)) {
-    tasks = std::max(tasks, units_of(p, c, device).all * p.hkv);
+  for (const Part& part : parts_of(p, device)) {
+    tasks = std::max(tasks, units_of(p, part, device).all * p.hkv);
   }
   s.require(tasks <= kMostTasks, "tiles of rows, times their splits and hkv, must be at most ",
             kMostTasks, ", are ", tasks);
@@ -74,34 +115,42 @@ Support supports(const Problem& p, const Device& device) {
 
 double cost_us(const Problem& p, const Device& device) {
   double launches = 0;
-  for (const RowClass& c : classes_of(p, device)) {
-    launches += units_of(p, c, device).partial > 0 ? 2 : 1;
+  for (const Part& part : parts_of(p, device)) {
+    launches += units_of(p, part, device).partial > 0 ? 2 : 1;
   }
   return tiled_cost_us(p, device, launches, {.multiply_adds_per_us = 1.9e6, .memory_share = 0.8});
 }
 
-Variant variant_of(const Problem& p, const Device& device, const RowClass& c) {
-  const Sm90Tile tile = tile_of(p, device, c.tile.rows);
-  const bool few = is_few(c.tile.rows);
-  Variant variant{few ? "sm90/few.cu" : "sm90/attend.cu", few ? "octavo_sm90_few" : "octavo_sm90",
-                  tiled_definitions(p, sm90_dims(p), c.tile), true, true};
-  variant.definitions.emplace_back("OCTAVO_STAGES", std::to_string(tile.stages));
-  if (few) {
-    variant.definitions.emplace_back("OCTAVO_BLOCKS", std::to_string(tile.blocks));
+Variant variant_of(const Problem& p, const Part& part) {
+  const auto with = [&](const char* source, const char* entry) {
+    Variant variant{source, entry, tiled_definitions(p, sm90_dims(p), part.tile.shape), true, true};
+    variant.definitions.emplace_back("OCTAVO_STAGES", std::to_string(part.tile.stages));
+    return variant;
+  };
+  const auto define = [](Variant& variant, const char* macro, int value) {
+    variant.definitions.emplace_back(macro, std::to_string(value));
+  };
+  if (part.is(Sm90Source::many_rows)) {
+    Variant variant = with("sm90/attend.cu", "octavo_sm90");
+    define(variant, "OCTAVO_WHOLE_GROUPS", has_whole_groups(p.group()) ? 1 : 0);
     return variant;
   }
-  variant.definitions.emplace_back("OCTAVO_WHOLE_GROUPS", has_whole_groups(p.group()) ? "1" : "0");
+  const bool few = part.is(Sm90Source::few_rows);
+  Variant variant =
+      few ? with("sm90/few.cu", "octavo_sm90_few") : with("sm90/short.cu", "octavo_sm90_short");
+  define(variant, "OCTAVO_BLOCKS", part.tile.blocks);
+  if (!few) define(variant, "OCTAVO_SEVERAL_TILES", part.row_tiles() > 1 ? 1 : 0);
   return variant;
 }
 
-TiledLaunch launch_of(const Problem& p, const Device& device, const RowClass& c) {
-  const Sm90Tile tile = tile_of(p, device, c.tile.rows);
+TiledLaunch launch_of(const Problem& p, const Device& device, const Part& part) {
+  const Sm90Tile& tile = part.tile;
+  const int resident = part.is(Sm90Source::short_ones) ? 0 : tile.blocks * device.multiprocessors;
   return {p,
           device,
-          c,
-          splitting_of(p, c, device),
-          {variant_of(p, device, c), tile.threads, tile.shared_bytes,
-           tile.blocks * device.multiprocessors}};
+          part.rows,
+          splitting_of(p, part, device),
+          {variant_of(p, part), tile.threads, tile.shared_bytes, resident}};
 }
 
 /// Of a tile of keys, the rows that are one box; 0: no boxes.
@@ -117,9 +166,9 @@ int box_rows(const Problem& p, const Arguments& a, int keys) {
 class Sm90 final : public StreamKernel {
  public:
   Sm90(const Problem& p, const Device& device)
-      : classes_(classes_of(p, device)), batch_(p.batch()), hkv_(p.hkv) {
-    for (const RowClass& c : classes_) {
-      launches_.push_back(launch_of(p, device, c));
+      : parts_(parts_of(p, device)), batch_(p.batch()), hkv_(p.hkv) {
+    for (const Part& part : parts_) {
+      launches_.push_back(launch_of(p, device, part));
       partials_ = std::max(partials_, launches_.back().workspace());
     }
   }
@@ -146,10 +195,11 @@ class Sm90 final : public StreamKernel {
       // Of groups there are few partial results. With many, a launch of its own is faster.
       params.arrived =
           takes && launches_[i].has_groups(call) ? counters(call) + launches_.size() : nullptr;
-      if (!is_few(classes_[i].tile.rows) && params.q_whole != 0 && params.q.exist == 0) {
+      if (parts_[i].is(Sm90Source::many_rows) && params.q_whole != 0 && params.q.exist == 0) {
         params.q = query_boxes(a.q, call.problem.group());
       }
-      boxing = set_boxes(params, call, classes_[i].tile, boxing);
+      boxing = set_boxes(params, call, parts_[i].tile.shape, boxing);
+      params.row_tiles = parts_[i].row_tiles();
       launches_[i].launch(call, params, &params, 1, begin);
       begin = Begin::early;
     }
@@ -189,7 +239,7 @@ class Sm90 final : public StreamKernel {
     return boxing;
   }
 
-  std::vector<RowClass> classes_;
+  std::vector<Part> parts_;
   std::vector<TiledLaunch> launches_;
   std::int64_t batch_;
   std::int64_t hkv_;
@@ -204,9 +254,9 @@ std::shared_ptr<const StreamKernel> load(const Problem& problem, const Device& d
 
 std::vector<Variant> sm90_variants(const Problem& p, const Device& device) {
   std::vector<Variant> variants;
-  for (const RowClass& c : classes_of(p, device)) {
-    variants.push_back(variant_of(p, device, c));
-    if (units_of(p, c, device).partial > 0) variants.push_back(merge_variant(c.tile));
+  for (const Part& part : parts_of(p, device)) {
+    variants.push_back(variant_of(p, part));
+    if (units_of(p, part, device).partial > 0) variants.push_back(merge_variant(part.rows.tile));
   }
   return variants;
 }

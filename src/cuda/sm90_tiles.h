@@ -8,8 +8,16 @@
 // The tile shapes of cuda_sm90: used by its selection, its variants and its launches alike.
 namespace octavo::cuda {
 
+/// The sources in kernels/sm90, by what requests they take.
+enum class Sm90Source {
+  many_rows,   ///< attend.cu
+  few_rows,    ///< few.cu
+  short_ones,  ///< short.cu: all of a batch in which none has many keys
+};
+
 /// What a thread block computes at a time, and how far ahead it loads.
 struct Sm90Tile {
+  Sm90Source source = Sm90Source::many_rows;
   TileShape shape;
   int threads = 0;
   int blocks = 0;  ///< of a multiprocessor
@@ -60,10 +68,10 @@ constexpr Sm90Tile sm90_many_rows(int rows, const HeadDims& dims, int shared_lim
   constexpr int kLoaders = 128;     // threads
   constexpr int kRowBytes = 2 * 8;  // which keys a row of either item sees
   const int widest = std::max(dims.d, dims.dv);
-  Sm90Tile tile{{kSm90Rows, 12, 80}, 0, 1, 4};
+  Sm90Tile tile{Sm90Source::many_rows, {kSm90Rows, 12, 80}, 0, 1, 4};
   if (widest == 64) tile.shape.keys = 128;
   if (widest > 128) tile.shape = {128, 8, 80};
-  if (rows <= 64) tile = {{64, 4, 64}, 0, 2, 2};
+  if (rows <= 64) tile = {Sm90Source::many_rows, {64, 4, 64}, 0, 2, 2};
   tile.threads = tile.shape.warps * 32 + kLoaders;
   const int items = tile.shape.warps == 12 ? 2048 : 1024;  // what else is known, and barriers
   take_stages(tile, sm90_stage_bytes(tile.shape.keys, dims, 2),
@@ -77,11 +85,40 @@ constexpr Sm90Tile sm90_few_rows(const HeadDims& dims, int kv_bytes, int shared_
   constexpr int kItemBytes = 2048;  // what is known of two items, and barriers
   const int widest = std::max(dims.d, dims.dv);
   const int keys = widest == 64 ? 128 : 64;
-  Sm90Tile tile{{kSm90FewRows, 1, keys, 4}, 256, widest > 128 ? 1 : 2, 6};
+  Sm90Tile tile{Sm90Source::few_rows, {kSm90FewRows, 1, keys, 4}, 256, widest > 128 ? 1 : 2, 6};
   const int sums = kSm90FewRows * (dims.dv + 8 * 4) * 4;
   const int queries = kSm90FewRows * dims.d * 2;
   take_stages(tile, sm90_stage_bytes(keys, dims, kv_bytes), sums + queries + kItemBytes,
               (shared_limit + kSm90Reserved) / tile.blocks - kSm90Reserved);
+  return tile;
+}
+
+/// Keys of a request up to which kernels/sm90/short.cu is faster than the others.
+constexpr std::int64_t sm90_short_keys(const HeadDims& dims) {
+  return std::max(dims.d, dims.dv) == 64 ? 256 : 128;
+}
+
+/// Of kernels/sm90/short.cu, for requests of up to so many keys, which are its stages' tiles.
+/// `several`: tiles of rows, one after another. No rows: there is no such tile. A warp's S and O
+/// take (keys + dv) / 2 registers of each of its lanes, one after the other where a tile has all
+/// keys.
+constexpr Sm90Tile sm90_short_requests(std::int64_t keys, bool several, const HeadDims& dims,
+                                       int shared_limit) {
+  const int widest = std::max(dims.d, dims.dv);
+  // Loading narrow keys once for several tiles gives less than the registers that it takes.
+  if (keys > sm90_short_keys(dims) || (several && widest == 64)) return {};
+  Sm90Tile tile{Sm90Source::short_ones, {64, 4, 64}, 128, 2, 1};
+  while (tile.stages * tile.shape.keys < keys) tile.stages *= 2;
+  const int queries = tile.shape.rows * slabs_of(dims.d * 2) * 128;
+  const int known = 1024;  // of a tile of rows; and barriers
+  tile.shared_bytes = tile.stages * sm90_stage_bytes(tile.shape.keys, dims, 2) +
+                      (several ? 2 * queries + 3 * known : queries + known);
+  if (tile.shared_bytes > shared_limit) return {};
+  if (widest <= 192) tile.blocks = 3;
+  if (widest <= 128) tile.blocks = 4;
+  if (widest == 64) tile.blocks = tile.stages == 1 ? 6 : 5;
+  tile.blocks =
+      std::min(tile.blocks, (shared_limit + kSm90Reserved) / (tile.shared_bytes + kSm90Reserved));
   return tile;
 }
 

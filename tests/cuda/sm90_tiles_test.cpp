@@ -37,6 +37,23 @@ TEST(Sm90Tiles, OfFp8FitWithTwoStagesOrMore) {
   }
 }
 
+TEST(Sm90Tiles, OfShortRequestsHaveRoomForAllTheirKeys) {
+  for (std::int64_t d = 1; d <= kSm90Widest; ++d) {
+    for (const std::int64_t dv : {std::int64_t{1}, d, kSm90Widest}) {
+      const HeadDims dims = dims_of(d, dv);
+      const std::int64_t most = sm90_short_keys(dims);
+      for (std::int64_t keys = 0; keys <= most; ++keys) {
+        const Sm90Tile tile = sm90_short_requests(keys, false, dims, kLimit);
+        ASSERT_GE(tile.stages * tile.shape.keys, keys) << "d=" << d << " dv=" << dv;
+        ASSERT_GE(tile.blocks, 1) << "d=" << d << " dv=" << dv << " keys=" << keys;
+        ASSERT_LE(tile.blocks * (tile.shared_bytes + kSm90Reserved), kLimit + kSm90Reserved)
+            << "d=" << d << " dv=" << dv << " keys=" << keys;
+      }
+      EXPECT_EQ(sm90_short_requests(most + 1, false, dims, kLimit).shape.rows, 0);
+    }
+  }
+}
+
 TEST(Sm90Tiles, SumsLeaveRoomInRegisters) {
   for (std::int64_t d = 1; d <= kSm90Widest; ++d) {
     const HeadDims dims = dims_of(d, d);

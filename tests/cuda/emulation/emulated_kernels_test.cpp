@@ -204,7 +204,7 @@ TEST(EmulatedKernels, ManyRowsOnHopperAreRight) {
       ("paged q=bf16 hq=4 hkv=2 d=64 page=7 mask=causal split=64 lse q_len=70,1,130 "
        "kv_len=150,97,170"),
       "paged q=bf16 hq=4 hkv=2 d=64 mask=window:70,0 split=128 sinks lse q_len=66,0 kv_len=300,9",
-      "paged q=bf16 hq=4 hkv=2 d=64 mask=bits alibi lse q_len=2,33,100 kv_len=131,70,140",
+      "paged q=bf16 hq=4 hkv=2 d=64 mask=bits alibi lse q_len=2,33,100 kv_len=331,70,140",
       "ragged q=bf16 hq=6 hkv=2 d=64 mask=causal lse q_len=200,20 kv_len=220,300",
       "paged q=bf16 hq=2 hkv=2 d=64 mask=none lse q_len=220,50 kv_len=260,300",
       "paged q=bf16 hq=2 hkv=1 d=128 mask=causal lse q_len=120,20 kv_len=330,97",
@@ -214,9 +214,43 @@ TEST(EmulatedKernels, ManyRowsOnHopperAreRight) {
       "paged q=bf16 hq=4 hkv=2 d=64 mask=causal invariant lse q_len=1,70 kv_len=90,71",
       "packed q=bf16 hq=4 hkv=2 d=64 mask=chunked:33 invariant lse q_len=65,0,5 kv_len=65,0,5",
       // More items than thread blocks that stay.
-      "packed q=bf16 hq=4 hkv=4 d=64 mask=causal b=40 q_len=20 kv_len=20",
+      "packed q=bf16 hq=4 hkv=4 d=64 mask=causal split=128 b=40 q_len=20 kv_len=20",
   };
   EXPECT_EQ(run_all(cuda::sm90(), problems, hopper()), problems.size());
+}
+
+TEST(EmulatedKernels, ShortRequestsOnHopperAreRight) {
+  const Texts problems = {
+      "paged q=bf16 hq=14 hkv=2 d=64 mask=causal lse q_len=64,9,0,64 kv_len=64,9,0,64",
+      "paged q=bf16 hq=4 hkv=2 d=64 mask=causal lse q_len=1,30,70,12 kv_len=128,65,90,3",
+      "paged q=bf16 hq=4 hkv=2 d=64 page=7 mask=causal lse q_len=70,1,30 kv_len=120,97,70",
+      "paged pool=split order=hnd page=32 q=bf16 hq=6 hkv=2 d=64 mask=causal q_len=33 kv_len=47",
+      "paged q=bf16 hq=4 hkv=2 d=64 page=8 mask=window:20,0 sinks lse q_len=66,17 kv_len=97,9",
+      "paged q=bf16 hq=4 hkv=2 d=64 mask=bits alibi lse q_len=2,33,100 kv_len=90,70,117",
+      "paged q=bf16 hq=2 hkv=2 d=64 mask=none lse q_len=70,50,3 kv_len=100,128,0",
+      "ragged q=bf16 hq=3 hkv=1 d=40 mask=chunked:33 cap=5 lse q_len=7,15,16 kv_len=75,15,33",
+      "ragged q=bf16 hq=4 hkv=2 d=33 mask=causal q_len=33 kv_len=65",
+      "packed q=bf16 hq=4 hkv=4 d=64 mask=causal b=40 q_len=20 kv_len=20",
+      "contiguous q=bf16 out=f32 hq=10 hkv=2 d=64 mask=causal lse q_len=17,5 kv_len=17,200",
+      "paged q=bf16 hq=4 hkv=1 d=96 mask=causal lse q_len=33,8 kv_len=120,88",
+      "paged q=bf16 hq=4 hkv=4 d=192 dv=128 mask=causal lse q_len=20,3 kv_len=60,9",
+  };
+  EXPECT_EQ(run_all(cuda::sm90(), problems, hopper()), problems.size());
+}
+
+TEST(EmulatedKernels, ThreadBlocksOfShortRequestsTakeSeveralTilesOfRows) {
+  Device device = hopper();
+  device.multiprocessors = 1;  // so that there is not room for all blocks at a time
+  const Texts problems = {
+      "paged q=bf16 hq=16 hkv=1 d=96 mask=causal lse q_len=64,9,0,64,33 kv_len=64,9,0,64,64",
+      "paged q=bf16 hq=4 hkv=2 d=80 page=7 mask=causal lse q_len=99,170,64 kv_len=99,33,128",
+      "paged order=hnd q=bf16 hq=8 hkv=2 d=96 page=8 mask=window:20,0 lse b=3 q_len=70 kv_len=97",
+      // Values that no row sees are NaN.
+      "paged q=bf16 hq=4 hkv=2 d=96 mask=bits lse q_len=100,65,70 kv_len=60,33,64",
+      "paged q=bf16 hq=4 hkv=2 d=96 page=5 mask=bits alibi lse q_len=100,65,70 kv_len=60,33,64",
+      "ragged q=bf16 hq=6 hkv=3 d=96 mask=none lse q_len=100,65,70 kv_len=50,0,64",
+  };
+  EXPECT_EQ(run_all(cuda::sm90(), problems, device), problems.size());
 }
 
 TEST(EmulatedKernels, CascadeIsRight) {

@@ -27,7 +27,7 @@
 #include "sm90/queries.h"
 #include "sm90/ready.h"
 #include "sm90/schedule.h"
-#include "tiled/mask.h"
+#include "sm90/specials.h"
 #include "tiled/output.h"
 
 namespace octavo::cuda {
@@ -63,9 +63,9 @@ class Walk {
     if constexpr (kWholeGroups) {
       wait(shared_.q_full, n % 2);
       if (are_boxed(p_, item)) return;
-      store_queries(p_, item, shared_);
-    } else if (!started && !start_queries(p_, item, shared_)) {
-      store_queries(p_, item, shared_);
+      store_queries(p_, item.rows, shared_.q);
+    } else if (!started && !start_queries(p_, item.rows, shared_.q)) {
+      store_queries(p_, item.rows, shared_.q);
     }
     wait_for_copies<0>();
     fence_async_proxy();
@@ -123,7 +123,7 @@ class Walk {
     const Turn<kItems> turn(n + 1);
     if (!has_ended(shared_.items.full[turn.stage], turn.parity)) return false;
     const Item& next = shared_.items.at(n + 1);
-    return next.exists && start_queries(p_, next, shared_);
+    return next.exists && start_queries(p_, next.rows, shared_.q);
   }
 
   /// Up to the last of the tiles that some of the warpgroup's rows see, whose values are then being
@@ -150,7 +150,7 @@ class Walk {
     pin_all(scores);
     release(shared_.k_empty, i);
     prepare(scores, item, i);
-    weigh(scores, item, softmax);
+    weigh(scores, item.rows.logit.scale, softmax);
     pack_weights(scores, weights);
     if (++i == tiles.end) return;
     Rescale rescale = weigh_next(item, i, queries, scores, weights, softmax, sums);
@@ -180,13 +180,13 @@ class Walk {
       pin_all(scores);
       release(shared_.k_empty, i);
       prepare(scores, item, i);
-      const Rescale rescale = weigh(scores, item, softmax);
+      const Rescale rescale = weigh(scores, item.rows.logit.scale, softmax);
       if (rescale.needed) rescale.apply(sums);
       pack_weights(scores, weights);
       const Turn<> turn(i);
       wait(shared_.v_ready[turn.stage], turn.parity);
       if (shared_.v_special[turn.stage]) {
-        settle_specials(p_, shared_, item, i, sums);
+        settle_specials(p_, shared_.v[turn.stage], item.rows, item.first_of(i), sums);
       }
       add_values(weights, i, sums);
       wait_for_products<0>();
@@ -208,7 +208,7 @@ class Walk {
     pin_all(scores);
     release(shared_.k_empty, i);
     prepare(scores, item, i);
-    return weigh(scores, item, softmax);
+    return weigh(scores, item.rows.logit.scale, softmax);
   }
 
   // Warpgroups take turns in issuing products, in their order, so that the softmax of one runs
@@ -243,16 +243,6 @@ class Walk {
   __device__ void prepare(Scores& scores, const Item& item, int32_t i) const {
     shape_scores(scores, p_, item.rows, item.first_of(i));
     if (!is_plain(i)) hide(scores, p_, item.rows, item.first_of(i));
-  }
-
-  __device__ Rescale weigh(Scores& scores, const Item& item, Softmax& softmax) const {
-    const float scale = item.rows.logit.scale;
-    const Rescale rescale(scores, scale, softmax);
-#pragma unroll
-    for (int n = 0; n < kKeyTiles; ++n) {
-      exponentiate(scores[0][n], scale, softmax.reference[0], softmax.sum[0]);
-    }
-    return rescale;
   }
 
   __device__ bool is_plain(int32_t i) const { return i >= plain_.begin && i < plain_.end; }
@@ -303,12 +293,15 @@ __device__ void load(const Sm90Params& p, Shared& shared, const Tasks& tasks, in
   switch (warp_of_block() - kWarps) {
     case 0:
       return load_tiles(p, shared.items,
-                        {a.k, p.k, a.d, kKeySlabs, shared.k[0], shared.k_full, shared.k_empty,
+                        {{a.k, p.k, a.d, kKeySlabs},
+                         shared.k[0],
+                         shared.k_full,
+                         shared.k_empty,
                          &shared.items.late});
     case 1:
       return load_tiles(
           p, shared.items,
-          {a.v, p.v, a.dv, kValueSlabs, shared.v[0], shared.v_full, shared.v_empty, nullptr});
+          {{a.v, p.v, a.dv, kValueSlabs}, shared.v[0], shared.v_full, shared.v_empty, nullptr});
     case 2:
       return make_ready(p, shared);
     default:

@@ -474,12 +474,15 @@ __device__ void load(const Sm90Params& p, Shared& shared, const Tasks& tasks, in
   switch (warp_of_block() - kKeyWarps) {
     case 0:
       return load_tiles(p, shared.items,
-                        {a.k, p.k, a.d, kKeySlabs, shared.k[0], shared.k_full, shared.k_empty,
+                        {{a.k, p.k, a.d, kKeySlabs},
+                         shared.k[0],
+                         shared.k_full,
+                         shared.k_empty,
                          &shared.items.late});
     case 1:
       return load_tiles(
           p, shared.items,
-          {a.v, p.v, a.dv, kValueSlabs, shared.v[0], shared.v_full, shared.v_empty, nullptr});
+          {{a.v, p.v, a.dv, kValueSlabs}, shared.v[0], shared.v_full, shared.v_empty, nullptr});
     case 2:
       return bring_queries(p, shared);
     default:

@@ -2,18 +2,13 @@
 // thread block may see are not read.
 #pragma once
 
-#include "ptx/cp_async.h"
-#include "ptx/tma.h"
 #include "sm90/items.h"
+#include "sm90/pages.h"
 
 namespace octavo::cuda {
 
-/// K, or V, of a thread block.
-struct Source {
-  const KvParam& kv;
-  const BoxedView& boxes;
-  int32_t columns;
-  int slabs;
+/// K, or V, and a thread block's ring of its tiles.
+struct Source : KvTensor {
   unsigned char* tiles;  ///< [kStages][slabs * kSlabBytes]
   Barrier* full;
   Barrier* empty;
@@ -26,19 +21,6 @@ struct Source {
     if (lane_of_warp() == 0) arrive(*late);
   }
 };
-
-/// Where a key lies.
-struct KeySlot {
-  int32_t page;
-  int32_t slot;
-};
-
-__device__ inline KeySlot find_key(const Sm90Params& p, const Place& place, int32_t key) {
-  const AttentionParams& a = p.attention;
-  if (a.page_table == nullptr) return {0, static_cast<int32_t>(place.kv_begin) + key};
-  const Quotient at = divide(key, p.page);
-  return {a.page_table[place.request * a.page_table_stride + at.quotient], at.remainder};
-}
 
 /// Tiles of keys by boxes of pages, of one item after another. Pages that have no key to be read
 /// are left out. Each lane finds a box of a run of tiles, and asks for it in its turn. The page
@@ -96,7 +78,6 @@ class BoxLoader {
 
   /// For tile `i`: this lane's box, if `wanted`.
   __device__ void ask(const Item& item, int32_t i, bool wanted, const KeySlot& at) const {
-    const BoxedView& view = from_.boxes;
     const int rows = p_.box_rows;
     const unsigned boxes = __ballot_sync(kAllLanes, wanted);
     const Turn<> turn(i);
@@ -107,19 +88,9 @@ class BoxLoader {
     }
     __syncwarp();
     if (!wanted) return;
-    const int32_t kv_head = item.rows.kv_head;
     const unsigned to =
-        shared_address(from_.tile(turn.stage)) + box_ * (rows / 8) * view.steps.rows;
-    if (p_.folded) {
-      const int page_head = view.head_slabs == 0 ? kv_head : 0;
-      copy_box(&view.map, 0, 0, kv_head * view.head_slabs, at.slot / 8,
-               at.page * view.page_heads + page_head, to, full);
-      return;
-    }
-    for (int slab = 0; slab < from_.slabs; ++slab) {
-      copy_box(&view.map, slab * kSlabColumns, at.slot, kv_head, at.page,
-               to + slab * view.steps.slab, full);
-    }
+        shared_address(from_.tile(turn.stage)) + box_ * (rows / 8) * from_.boxes.steps.rows;
+    copy_page_box(p_, from_, item.rows.kv_head, at, to, full);
   }
 
   const Sm90Params& p_;
@@ -132,64 +103,14 @@ class BoxLoader {
   Found next_{};
 };
 
-/// A number of so many bytes.
-template <int Bytes>
-struct Unsigned {
-  using Type = unsigned short;
-};
-template <>
-struct Unsigned<1> {
-  using Type = unsigned char;
-};
-using Element = Unsigned<kKvBytes>::Type;  // of K or V
-
-/// The elements of 16 bytes from `at` on, one by one, zeros after the first `count`.
-__device__ inline uint4 gather(const Element* at, int count) {
-  constexpr int kOfWord = 4 / kKvBytes;
-  unsigned words[4] = {0, 0, 0, 0};
-#pragma unroll
-  for (int e = 0; e < 4 * kOfWord; ++e) {
-    if (e < count) {
-      words[e / kOfWord] |= static_cast<unsigned>(at[e]) << (e % kOfWord * 8 * kKvBytes);
-    }
-  }
-  return {words[0], words[1], words[2], words[3]};
-}
-
-/// By rows: for pages that boxes do not fit, and for any alignment. Eight lanes share a key.
 __device__ inline void load_rows(const Sm90Params& p, const Item& item, const Source& from) {
-  constexpr int kChunk = 16 / kKvBytes;  // elements
-  const int lane = lane_of_warp();
-  const int chunk = lane % 8;
-  const auto* const data = static_cast<const Element*>(from.kv.data);
   for (int32_t i = item.begin; i <= item.end; ++i) {
     if (i < item.end) {
       from.tell_late(item, i);
       const Turn<> turn(i);
       if (i >= kStages) wait(from.empty[turn.stage], turn.parity ^ 1);
-      unsigned char* tile = from.tile(turn.stage);
-#pragma unroll 1
-      for (int row = lane / 8; row < kKeys; row += 4) {
-        const int32_t key = item.first_of(i) + row;
-        const bool wanted = key >= item.keys.begin && key < item.keys.end;
-        const KeySlot at = wanted ? find_key(p, item.rows.tile.place, key) : KeySlot{0, 0};
-        const Element* source = data + at.page * from.kv.page_stride +
-                                at.slot * from.kv.slot_stride +
-                                item.rows.kv_head * from.kv.head_stride + chunk * kChunk;
-        unsigned char* to = tile + place_in_tile(from.boxes.steps, row, 0, chunk * 16);
-#pragma unroll 1
-        for (int slab = 0; slab < from.slabs; ++slab) {
-          const int left = wanted ? from.columns - slab * kSlabColumns - chunk * kChunk : 0;
-          const int count = min(max(left, 0), kChunk);
-          const Element* elements = count == 0 ? data : source + slab * kSlabColumns;
-          if (p.kv_whole) {
-            copy_async_16(shared_address(to + slab * from.boxes.steps.slab), elements,
-                          count * kKvBytes);
-          } else {
-            *reinterpret_cast<uint4*>(to + slab * from.boxes.steps.slab) = gather(elements, count);
-          }
-        }
-      }
+      copy_rows(p, from, item.rows.tile.place, item.rows.kv_head, item.keys, item.first_of(i),
+                from.tile(turn.stage));
     }
     commit_copies();
     if (i == item.begin) continue;

@@ -37,6 +37,7 @@ struct Sm90Params : TiledParams {
   BoxedView v;
   int32_t box_rows;  ///< of a page, and a divisor of a tile's keys; 0: no boxes, but copies of rows
   int32_t folded;    ///< whether boxes of K and V are folded
+  int32_t row_tiles;  ///< of rows, of a thread block of short.cu; a power of two
 
   /// Whether addresses and strides of K and V are multiples of 16 bytes.
   int32_t kv_whole;

@@ -3,7 +3,7 @@
 
 #include "ptx/wgmma.h"
 #include "sm90/params.h"
-#include "sm90/shared.h"
+#include "sm90/warpgroups.h"
 #include "tiled/fragments.h"
 
 namespace octavo::cuda {

@@ -1,11 +1,13 @@
-// Tiles of V before they are multiplied: what is not to be read becomes 0, because 0 times garbage
-// is not 0. Of items that are done with care, infinite and NaN values are found.
+// What a warp does for those with rows: it asks for Q by boxes, and makes tiles of V ready. What is
+// not to be read becomes 0, because 0 times garbage is not 0. Of items that are done with care,
+// infinite and NaN values are found.
 #pragma once
 
 #include "ptx/packed.h"
+#include "ptx/tma.h"
 #include "sm90/queries.h"
 #include "sm90/shared.h"
-#include "tiled/mask.h"
+#include "tiled/finite.h"
 
 namespace octavo::cuda {
 
@@ -40,6 +42,27 @@ __device__ inline bool has_specials(const unsigned char* values) {
   return __any_sync(kAllLanes, (carries_of(largest) & kSigns) != 0);
 }
 
+/// Whether its Q can come by boxes.
+__device__ inline bool are_boxed(const Sm90Params& p, const Item& item) {
+  return kWholeGroups && p.q.exist && are_whole(p, item.rows);
+}
+
+/// By a warp, when nothing reads the item's before any more: a box for each warpgroup that has rows
+/// and each slab.
+__device__ inline void load_queries(const Sm90Params& p, const Item& item, Shared& shared) {
+  const RowTile& tile = item.rows.tile;
+  const int lane = lane_of_warp();
+  const int groups = are_boxed(p, item) ? ceil_div(tile.rows, kRowsOfGroup) : 0;
+  if (lane == 0) arrive_expecting(shared.q_full, groups * kKeySlabs * kGroupSlabBytes);
+  __syncwarp();
+  if (lane >= groups * kKeySlabs) return;
+  const int group = lane / kKeySlabs;
+  const int slab = lane % kKeySlabs;
+  const int32_t token = divide(tile.first_row + group * kRowsOfGroup, p.group).quotient;
+  copy_box(&p.q.map, slab * kSlabColumns, item.rows.kv_head * p.group.value,
+           tile.place.q_begin + token, shared_address(shared.q[group][slab]), shared.q_full);
+}
+
 /// By a warp, of every item: its Q by boxes, and then its tiles of V made ready.
 __device__ inline void make_ready(const Sm90Params& p, Shared& shared) {
   const TileSteps& steps = p.v.steps;
@@ -68,23 +91,6 @@ __device__ inline void make_ready(const Sm90Params& p, Shared& shared) {
     }
     shared.items.release(n);
   }
-}
-
-/// By all threads that have rows: adds the infinite and NaN values of tile i to the sums of rows
-/// that see them, and puts zeros in their place.
-__device__ inline void settle_specials(const Sm90Params& p, Shared& shared, const Item& item,
-                                       int32_t i, Sums& sums) {
-  unsigned char* values = shared.v[Turn<>(i).stage];
-  add_specials(sums, p, item.rows, item.first_of(i), [&](int key, int column) {
-    return values + place_in_tile(p.v.steps, key, column / kSlabColumns, column % kSlabColumns * 2);
-  });
-  sync_threads(kRowThreads, kThreads);
-  for (int at = static_cast<int>(threadIdx.x); at < kValueSlabs * kSlabBytes / 4; at += kThreads) {
-    unsigned& elements = reinterpret_cast<unsigned*>(values)[at];
-    elements = without_specials(elements);
-  }
-  fence_async_proxy();
-  sync_threads(kRowThreads, kThreads);
 }
 
 }  // namespace octavo::cuda

@@ -2,26 +2,20 @@
 #pragma once
 
 #include "sm90/items.h"
+#include "sm90/warpgroups.h"
 
 namespace octavo::cuda {
 
-inline constexpr int kWarpgroups = kWarps / 4;  // that have rows of their own
-inline constexpr int kGroupThreads = 128;
 inline constexpr int kLoaders = 4;  // warps: of K, of V, one that makes V ready, one that schedules
 inline constexpr int kBlockThreads = kThreads + kLoaders * kWarp;
 inline constexpr bool kWholeGroups = OCTAVO_WHOLE_GROUPS;  // a warpgroup's rows are whole tokens
 
-// Barriers of the block, beside that of __syncthreads.
-inline constexpr int kRowThreads = 1;  ///< of all threads with rows
+// Barriers of the block, beside kRowThreads and that of __syncthreads.
 inline constexpr int kFirstGroup = 2;  ///< of a warpgroup, each its own
 inline constexpr int kFirstTurn = 5;   ///< of a warpgroup and the one before it
 
-inline constexpr int kGroupSlabBytes = kRowsOfGroup * kRowBytes;
-
-static_assert(kRows == kWarpgroups * kRowsOfGroup && kKvBytes == 2);
-
 struct Shared {
-  alignas(1024) unsigned char q[kWarpgroups][kKeySlabs][kGroupSlabBytes];
+  alignas(1024) QueryTile q;
   alignas(1024) unsigned char k[kStages][kKeySlabs * kSlabBytes];
   alignas(1024) unsigned char v[kStages][kValueSlabs * kSlabBytes];
   Items items;

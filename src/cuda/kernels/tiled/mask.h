@@ -71,6 +71,14 @@ __device__ inline void hide_by_bits(float (&scores)[kKeyTiles][4], int half, con
   }
 }
 
+/// Of this lane's keys in a tile, 8 n and 8 n + 1 further than its first, a bit for each that is
+/// less than `end` further.
+__device__ inline unsigned keys_before(int32_t end) {
+  static_assert(kKeyTiles <= 16);
+  const int32_t count = end <= 0 ? 0 : end / 8 * 2 + min(end % 8, 2);
+  return count >= 32 ? kAllLanes : (1u << count) - 1;
+}
+
 /// Hides the keys that a row does not see. `first`: the first key of the tile.
 __device__ inline void hide(Scores& scores, const TiledParams& p, const Rows& rows, int32_t first) {
   const RowTile& tile = rows.tile;
@@ -81,14 +89,14 @@ __device__ inline void hide(Scores& scores, const TiledParams& p, const Rows& ro
       const int row = row_of(b, half);
       KeyRange seen = tile.keys;
       if constexpr (kMasked) seen = rows.keys[row];
-      const int32_t begin = seen.begin - first - lane_of_warp() % 4 * 2;
-      const int32_t end = seen.end - first - lane_of_warp() % 4 * 2;
+      const int32_t lane_first = first + lane_of_warp() % 4 * 2;
+      const unsigned visible =
+          keys_before(seen.end - lane_first) & ~keys_before(seen.begin - lane_first);
 #pragma unroll
       for (int n = 0; n < kKeyTiles; ++n) {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          const int key = n * 8 + i;
-          if (key < begin || key >= end) scores[b][n][2 * half + i] = -infinity();
+          if ((visible >> (2 * n + i) & 1) == 0) scores[b][n][2 * half + i] = -infinity();
         }
       }
       if (kMasked && masks_by_bits(p) && row < tile.rows) {

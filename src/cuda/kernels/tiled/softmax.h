@@ -148,8 +148,8 @@ __device__ inline void pack_weights(const Scores& scores, Weights& weights) {
   }
 }
 
-/// Turns the scores of a tile into weights, and the sums so far into sums of such weights.
-__device__ inline void soften(Scores& scores, float scale, Softmax& softmax, Sums& sums) {
+/// Turns the scores of a tile into weights. Says what becomes of sums so far.
+__device__ inline Rescale weigh(Scores& scores, float scale, Softmax& softmax) {
   const Rescale rescale(scores, scale, softmax);
 #pragma unroll
   for (int b = 0; b < kBlocks; ++b) {
@@ -158,6 +158,12 @@ __device__ inline void soften(Scores& scores, float scale, Softmax& softmax, Sum
       exponentiate(scores[b][n], scale, softmax.reference[b], softmax.sum[b]);
     }
   }
+  return rescale;
+}
+
+/// The same, and makes the sums so far sums of such weights.
+__device__ inline void soften(Scores& scores, float scale, Softmax& softmax, Sums& sums) {
+  const Rescale rescale = weigh(scores, scale, softmax);
   if (rescale.needed) rescale.apply(sums);
 }
 

@@ -153,7 +153,8 @@ template <int Rows>
 __device__ RowTile row_tile(const TiledParams& p, const Unit& unit) {
   RowTile tile{unit, 0, 0, {0, 0}, 0, 0};
   const Place& place = unit.place;
-  const int32_t index = tile.tiling.tiles - 1 - place.unit / tile.tiling.items;
+  const int32_t items = tile.tiling.items;
+  const int32_t index = tile.tiling.tiles - 1 - (items > 1 ? place.unit / items : place.unit);
   tile.first_row = index * Rows;
   tile.rows = min(Rows, tile.tiling.rows - tile.first_row);
   tile.keys = keys_of_rows(p, place, tile.first_row, tile.first_row + tile.rows - 1);
