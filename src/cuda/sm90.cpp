@@ -143,6 +143,14 @@ Variant variant_of(const Problem& p, const Part& part) {
   return variant;
 }
 
+bool have_counters(const std::vector<Part>& parts) {
+  return !parts.empty() && !parts.front().is(Sm90Source::short_ones);
+}
+
+Variant clear_variant() {
+  return {.source = "sm90/clear.cu", .entry = "octavo_sm90_clear", .definitions = {}};
+}
+
 TiledLaunch launch_of(const Problem& p, const Device& device, const Part& part) {
   const Sm90Tile& tile = part.tile;
   const int resident = part.is(Sm90Source::short_ones) ? 0 : tile.blocks * device.multiprocessors;
@@ -171,20 +179,22 @@ class Sm90 final : public StreamKernel {
       launches_.push_back(launch_of(p, device, part));
       partials_ = std::max(partials_, launches_.back().workspace());
     }
+    if (have_counters(parts_)) clear_ = cuda::load(device, clear_variant(), 0);
   }
 
-  std::size_t workspace() const override { return partials_ + counter_bytes(batch_); }
+  std::size_t workspace() const override {
+    return partials_ + counters_of(batch_) * sizeof *TiledParams::taken;
+  }
 
   void launch(const StreamCall& call) const override {
     const Arguments& a = call.arguments;
-    clear_counters(call);
     Sm90Params params{};
     static_cast<TiledParams&>(params) = tiled_params(call);
     params.kv_whole = is_whole(a.k) && is_whole(a.v) ? 1 : 0;
     params.folded =
         call.problem.layout == Layout::paged && has_folded_boxes(a.k) && has_folded_boxes(a.v) ? 1
                                                                                                : 0;
-    Begin begin = Begin::after_all;
+    Begin begin = clear_counters(call) ? Begin::early : Begin::after_all;
     Boxing boxing;
     // Those of many rows first: beside their last blocks the others begin, or end if they have
     // none.
@@ -207,22 +217,24 @@ class Sm90 final : public StreamKernel {
 
  private:
   /// What is taken of each class, and the parts that arrived of each request and KV head.
-  std::size_t counter_bytes(std::int64_t requests) const {
-    return sizeof *TiledParams::taken *
-           (launches_.size() + static_cast<std::size_t>(requests * hkv_));
+  std::size_t counters_of(std::int64_t requests) const {
+    return launches_.size() + static_cast<std::size_t>(requests * hkv_);
   }
   /// Behind the partial results, which classes share.
   unsigned* counters(const StreamCall& call) const {
     return reinterpret_cast<unsigned*>(call.workspace + partials_);
   }
 
-  /// All at once, so that no launch waits for a copy between it and the one before.
-  void clear_counters(const StreamCall& call) const {
+  /// If the call needs them: by a kernel, because the one after it begins meanwhile.
+  bool clear_counters(const StreamCall& call) const {
+    constexpr std::size_t kMostBlocks = 64;
     const auto takes = [&](const TiledLaunch& launch) { return launch.takes(call); };
-    if (std::ranges::none_of(launches_, takes)) return;
-    check(driver().set_bytes(reinterpret_cast<std::uintptr_t>(counters(call)), 0,
-                             counter_bytes(call.requests), static_cast<StreamHandle>(call.stream)),
-          "cuMemsetD8Async", "for launches of ", call.rows, " query tokens");
+    if (std::ranges::none_of(launches_, takes)) return false;
+    const std::size_t count = counters_of(call.requests);
+    const CounterParams params{counters(call), static_cast<unsigned>(count)};
+    const std::size_t blocks = std::min((count + kClearThreads - 1) / kClearThreads, kMostBlocks);
+    clear_->launch({static_cast<std::uint32_t>(blocks)}, kClearThreads, call.stream, &params);
+    return true;
   }
 
   /// Maps that were made for `before` stay if such boxes are wanted.
@@ -241,6 +253,7 @@ class Sm90 final : public StreamKernel {
 
   std::vector<Part> parts_;
   std::vector<TiledLaunch> launches_;
+  std::optional<Function> clear_;  ///< where there may be counters
   std::int64_t batch_;
   std::int64_t hkv_;
   std::size_t partials_ = 0;  ///< bytes
@@ -254,7 +267,9 @@ std::shared_ptr<const StreamKernel> load(const Problem& problem, const Device& d
 
 std::vector<Variant> sm90_variants(const Problem& p, const Device& device) {
   std::vector<Variant> variants;
-  for (const Part& part : parts_of(p, device)) {
+  const std::vector<Part> parts = parts_of(p, device);
+  if (have_counters(parts)) variants.push_back(clear_variant());
+  for (const Part& part : parts) {
     variants.push_back(variant_of(p, part));
     if (units_of(p, part, device).partial > 0) variants.push_back(merge_variant(part.rows.tile));
   }

@@ -210,11 +210,12 @@ void TiledLaunch::launch(const StreamCall& call, TiledParams& tiled, const void*
   const Units units = this->units(call);
   if (units.all == 0) return;
   tiled.item_blocks = units.groups ? splitting_.blocks_of_request : 0;
+  constexpr std::int64_t kMergeWarps = kMergeThreads / kWarpThreads;  // which take a row each
   const std::int64_t most_rows = std::min<std::int64_t>(p.max_q_len() * p.group(), of_.tile.rows);
   const std::int64_t fitting =
       kMergeBlocksTogether * multiprocessors_ / (std::max<std::int64_t>(units.merged, 1) * p.hkv);
-  tiled.merge_blocks = static_cast<std::int32_t>(
-      std::clamp<std::int64_t>(fitting, 1, std::min(most_rows, kMostMergeBlocks)));
+  tiled.merge_blocks = static_cast<std::int32_t>(std::clamp<std::int64_t>(
+      fitting, 1, std::min(ceil_div(most_rows, kMergeWarps), kMostMergeBlocks)));
   // Blocks of few rows wait for memory, where the heads of a token are neighbours. Those of many
   // read the keys of a head again and again, from a cache.
   tiled.heads_first = of_.tile.rows <= 64 && units.all <= kMostInSecondAxis ? 1 : 0;

@@ -26,12 +26,12 @@
 namespace octavo::cuda {
 namespace {
 
-static_assert(kWarps == 1 && kBlocks == 1 && kKeyWarps * kWarp == kMergeThreads);
+static_assert(kWarps == 1 && kBlocks == 1);
 
 constexpr int kBlocksTogether = OCTAVO_BLOCKS;  // of a multiprocessor
 
-constexpr int kMergedParts = 7;  // at a time: what `sums` has room for
-constexpr int kLoadWarps = 4;    // of K, of V, of Q, and one that finds items
+constexpr int kMergedParts = kDv / 32 - 1;  // at a time: what `sums` has room for
+constexpr int kLoadWarps = 4;               // of K, of V, of Q, and one that finds items
 constexpr int kBlockThreads = (kKeyWarps + kLoadWarps) * kWarp;
 
 struct Shared {
@@ -39,7 +39,7 @@ struct Shared {
   alignas(1024) unsigned char v[kStages][kValueSlabs * kSlabBytes];
   union {
     float4 sums[kValueTiles][kWarp];  ///< of splits that are done; or on their way between warps
-    MergeSpace<kMergedParts> merged;
+    MergeSpace<kMergedParts, kKeyWarps * kWarp> merged;
   };
   float4 states[kKeyWarps][kWarp];  ///< the same, of a lane's two rows
   uint4 queries[kD / 16][kWarp];    ///< a lane's elements, of 16 columns
@@ -89,6 +89,28 @@ struct SlabRows {
 };
 
 __device__ void wait_for_key_warps() { sync_threads(1, kKeyWarps * kWarp); }
+
+/// Whether a warp's share of tile `i` of V has infinite or NaN values among keys that are read.
+/// What stands for the others may be anything. Not inline, to leave registers to the loop.
+__device__ __noinline__ bool has_specials(const TileSteps& steps, const Item& item, int32_t i,
+                                          const unsigned char* values) {
+  constexpr int kChunks = kRowBytes / 16;
+  const int lane = lane_of_warp();
+  const int own = warp_of_block() * kWarpKeys;
+  const int begin = max(own, item.keys.begin - item.first_of(i));
+  const int end = min(own + kWarpKeys, item.keys.end - item.first_of(i));
+  unsigned carries = 0;
+#pragma unroll 1
+  for (int key = own + lane / kChunks; key < end; key += kWarp / kChunks) {
+    if (key < begin) continue;
+#pragma unroll
+    for (int slab = 0; slab < kValueSlabs; ++slab) {
+      const int at = place_in_tile(steps, key, slab, lane % kChunks * 16);
+      carries |= carries_of(*reinterpret_cast<const uint4*>(values + at));
+    }
+  }
+  return __any_sync(kAllLanes, (carries & kSigns) != 0);
+}
 
 /// The rows on their way through a warp's share of the keys, of one item after another.
 class Walk {
@@ -177,23 +199,13 @@ class Walk {
     wait(shared_.v_full[turn.stage], turn.parity);
     multiply_values<!Plain>(sums, weights,
                             SlabRows(values, p_.v.steps, own + value_row(), value_byte()));
-    if (!Plain && has_specials(values)) {
+    if (!Plain && has_specials(p_.v.steps, item, i, values)) {
       add_specials(sums, p_, item.rows, first, [&](int key, int column) {
         return values + place_in_tile(p_.v.steps, own + key, column * kKvBytes / kRowBytes,
                                       column * kKvBytes % kRowBytes);
       });
     }
     release(shared_.v_empty[turn.stage]);
-  }
-
-  /// Whether a tile of V has infinite or NaN values, or what is not to be read has.
-  static __device__ bool has_specials(const unsigned char* values) {
-    unsigned carries = 0;
-#pragma unroll 4
-    for (int at = lane_of_warp(); at < kValueSlabs * kSlabBytes / 16; at += kWarp) {
-      carries |= carries_of(reinterpret_cast<const uint4*>(values)[at]);
-    }
-    return __any_sync(kAllLanes, (carries & kSigns) != 0);
   }
 
   /// A tile that boxes fill next by one lane for all; one that other lanes write, by each that has
@@ -370,10 +382,10 @@ class Walk {
     }
     wait_for_key_warps();
     if (!shared_.is_last) return;
-    const auto sync = [] { wait_for_key_warps(); };
-    const Merge merge(p_, tile, kv_head, static_cast<int>(threadIdx.x), shared_.merged, sync);
 #pragma unroll 1
-    for (int row = 0; row < tile.rows; ++row) merge.merge_row(row);
+    for (int row = warp_of_block(); row < tile.rows; row += kKeyWarps) {
+      merge_row(p_, tile, kv_head, row, shared_.merged);
+    }
     wait_for_key_warps();  // what is merged lies where sums are next
   }
 

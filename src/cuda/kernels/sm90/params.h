@@ -43,4 +43,12 @@ struct Sm90Params : TiledParams {
   int32_t kv_whole;
 };
 
+inline constexpr unsigned kClearThreads = 256;
+
+/// What is to be 0 before a call's first thread block takes or merges something.
+struct CounterParams {
+  unsigned* counters;
+  unsigned count;
+};
+
 }  // namespace octavo::cuda

@@ -8,12 +8,13 @@ namespace {
 constexpr int kRows = OCTAVO_ROWS;
 constexpr int kKeys = OCTAVO_KEYS;
 
-using Shared = MergeSpace<kMergeParts>;
+using Shared = MergeSpace<kMergeParts, kMergeThreads>;
 static_assert(sizeof(Shared) == kMergeBytes);
 
 }  // namespace
 
-/// Grid: tiles of rows that may be split, KV heads, thread blocks that share the rows of a tile.
+/// Grid: tiles of rows that may be split, KV heads, thread blocks that share the rows of a tile. A
+/// warp merges one after another.
 extern "C" __global__ void __launch_bounds__(kMergeThreads)
     octavo_merge_splits(const __grid_constant__ TiledParams p) {
   extern __shared__ __align__(16) unsigned char memory[];
@@ -29,11 +30,10 @@ extern "C" __global__ void __launch_bounds__(kMergeThreads)
   }
   wait_for_grids_before();  // nothing to do or not: who waits for this grid waits for those too
   if (!tile.is_split()) return;
-  const auto sync = [] { __syncthreads(); };
-  const Merge merge(p, tile, static_cast<int32_t>(blockIdx.y), static_cast<int>(threadIdx.x),
-                    shared, sync);
-  for (int row = static_cast<int>(blockIdx.z); row < tile.rows; row += p.merge_blocks) {
-    merge.merge_row(row);
+  constexpr int kWarps = kMergeThreads / kWarp;
+  const int first = static_cast<int>(blockIdx.z) * kWarps + static_cast<int>(threadIdx.x) / kWarp;
+  for (int row = first; row < tile.rows; row += p.merge_blocks * kWarps) {
+    merge_row(p, tile, static_cast<int32_t>(blockIdx.y), row, shared);
   }
 }
 

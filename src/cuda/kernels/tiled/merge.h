@@ -1,115 +1,114 @@
-// Merges the partial results of a tile of rows: those of a group in their order, and then the
-// groups'. It runs once where memory may be busy: short code, and all loads at once.
+// Merges the partial results of a tile's rows: those of a group in their order, and then the
+// groups'. It runs once where memory may be busy: short code, and many loads at once.
 #pragma once
 
 #include "ptx/cp_async.h"
 #include "ptx/ldmatrix.h"
+#include "ptx/packed.h"
 #include "tiled/result.h"
 
 namespace octavo::cuda {
 
-/// Partial results of a row, as many as `Parts` at a time.
-template <int Parts>
+/// Partial results, as many as `Parts` at a time, of each of `Threads` threads.
+template <int Parts, int Threads>
 struct alignas(16) MergeSpace {
-  float sums[Parts][kMergeThreads];
-  RowState states[Parts];
+  float4 sums[Parts][Threads];
+  RowState states[Parts][Threads / kWarp];
 };
 
-/// A column of a row.
+/// Four columns of a row.
 struct Merged {
   RowState state{-infinity(), 0};
-  float sum = 0;
+  float4 sums{0, 0, 0, 0};
 
-  __device__ void add(const RowState& part, float part_sum) {
+  __device__ void add(const RowState& part, const float4& part_sums) {
     const RowSum added(state, part);
     state = added.state;
-    sum = added.of(sum, part_sum);
+    sums.x = added.of(sums.x, part_sums.x);
+    sums.y = added.of(sums.y, part_sums.y);
+    sums.z = added.of(sums.z, part_sums.z);
+    sums.w = added.of(sums.w, part_sums.w);
   }
 };
 
-/// One of kMergeThreads threads that merge a tile's rows. `sync()` waits for all of them.
-template <int Parts, typename Sync>
-class Merge {
- public:
-  /// `tile`: of any unit.
-  __device__ Merge(const TiledParams& p, const RowTile& tile, int32_t kv_head, int thread,
-                   MergeSpace<Parts>& space, const Sync& sync)
-      : p_(p),
-        tile_(tile),
-        kv_head_(kv_head),
-        thread_(thread),
-        space_(space),
-        sync_(sync),
-        item_0_(partial_at(
-            p, tile.partials + tile.place.unit / tile.tiling.items * tile.tiling.items, kv_head)),
-        group_items_(tile.tiling.group / tile.tiling.together) {}
-
-  __device__ void merge_row(int row) const {
-    const AttentionParams& a = p_.attention;
+/// Of a row, the lane's columns from `column` on. All lanes of a warp call it; `exists`: the lane
+/// has any. `from`: item 0's partial result.
+template <int Parts, int Threads>
+__device__ inline Merged merge_columns(const RowTile& tile, const Partial& from, int row,
+                                       int column, bool exists, MergeSpace<Parts, Threads>& space) {
+  static_assert(Parts <= kWarp);
+  const auto thread = static_cast<int>(threadIdx.x);
+  const int lane = thread % kWarp;
+  const int warp = thread / kWarp;
+  const int32_t group_items = tile.tiling.group / tile.tiling.together;
+  int32_t left = group_items - tile.first_item % group_items;  // of the group
+  Merged merged;
+  Merged group;
 #pragma unroll 1
-    for (int first_column = 0; first_column < a.dv; first_column += kMergeThreads) {
-      const Merged merged = merge_columns(row, first_column);
-      const int column = first_column + thread_;
-      if (column >= a.dv) continue;
-      const RowHead to(p_, tile_, kv_head_, row);
-      const float factor = finish_row(a, to, merged.state, value_factor(a, kv_head_), column == 0);
-      store(Type{p_.out_type}, a.out, to.out_offset(a) + column, merged.sum * factor);
-    }
-  }
-
- private:
-  __device__ Merged merge_columns(int row, int first_column) const {
-    Merged merged;
-    Merged group;
-    int32_t left = group_items_ - tile_.first_item % group_items_;  // of the group
+  for (int32_t item = tile.first_item; item < tile.end_item; item += Parts) {
+    const int parts = min(Parts, tile.end_item - item);
+    __syncwarp();  // those before are read
 #pragma unroll 1
-    for (int32_t item = tile_.first_item; item < tile_.end_item; item += Parts) {
-      const int parts = min(Parts, tile_.end_item - item);
-      sync_();  // those before are read
-      load(item, parts, row, first_column);
-      sync_();
-#pragma unroll 1
-      for (int i = 0; i < parts; ++i) {
-        group.add(space_.states[i], space_.sums[i][thread_]);
-        if (--left > 0 && item + i + 1 < tile_.end_item) continue;
-        merged.add(group.state, group.sum);
-        group = {};
-        left = group_items_;
-      }
-    }
-    return merged;
-  }
-
-  __device__ void load(int32_t item, int parts, int row, int first_column) const {
-    const int32_t columns = min(kMergeThreads, item_0_.pitch - first_column);
-    const float* sums = item_0_.sums + int64_t{row} * item_0_.pitch + first_column;
-#pragma unroll 1
-    for (int i = thread_; i < parts * (kMergeThreads / 4); i += kMergeThreads) {
-      const int part = i / (kMergeThreads / 4);
-      const int column = i % (kMergeThreads / 4) * 4;
-      if (column >= columns) continue;
-      copy_async_16(shared_address(&space_.sums[part][column]),
-                    sums + int64_t{item + part} * item_0_.unit_floats + column, 16);
+    for (int i = 0; i < parts && exists; ++i) {
+      copy_async_16(shared_address(&space.sums[i][thread]),
+                    from.sums + int64_t{item + i} * from.unit_floats + row * from.pitch + column,
+                    16);
     }
     commit_copies();
-#pragma unroll 1
-    for (int part = thread_; part < parts; part += kMergeThreads) {
+    if (lane < parts) {
       // Past L1, as copies are: other thread blocks wrote it.
       const float2 state = __ldcg(reinterpret_cast<const float2*>(
-          item_0_.states + int64_t{item + part} * item_0_.unit_floats / 2 + row));
-      space_.states[part] = {state.x, state.y};
+          from.states + int64_t{item + lane} * from.unit_floats / 2 + row));
+      space.states[lane][warp] = {state.x, state.y};
     }
     wait_for_copies<0>();
+    __syncwarp();
+#pragma unroll 1
+    for (int i = 0; i < parts; ++i) {
+      group.add(space.states[i][warp], space.sums[i][thread]);
+      if (--left > 0 && item + i + 1 < tile.end_item) continue;
+      merged.add(group.state, group.sums);
+      group = {};
+      left = group_items;
+    }
   }
+  return merged;
+}
 
-  const TiledParams& p_;
-  const RowTile& tile_;
-  int32_t kv_head_;
-  int thread_;
-  MergeSpace<Parts>& space_;
-  const Sync& sync_;
-  Partial item_0_;
-  int32_t group_items_;
-};
+/// By a warp. `tile`: of any unit.
+template <int Parts, int Threads>
+__device__ inline void merge_row(const TiledParams& p, const RowTile& tile, int32_t kv_head,
+                                 int row, MergeSpace<Parts, Threads>& space) {
+  constexpr int kColumns = 4;  // of a lane
+  const AttentionParams& a = p.attention;
+  const int32_t items = tile.tiling.items;
+  const Partial from = partial_at(p, tile.partials + tile.place.unit / items * items, kv_head);
+  const auto lane = static_cast<int>(threadIdx.x) % kWarp;
+#pragma unroll 1
+  for (int first = 0; first < a.dv; first += kWarp * kColumns) {
+    const int column = first + lane * kColumns;
+    const bool exists = column < a.dv;
+    const Merged merged = merge_columns(tile, from, row, column, exists, space);
+    if (!exists) continue;
+    const RowHead to(p, tile, kv_head, row);
+    const float factor = finish_row(a, to, merged.state, value_factor(a, kv_head), column == 0);
+    const float4& sums = merged.sums;
+    const float x[kColumns] = {sums.x * factor, sums.y * factor, sums.z * factor, sums.w * factor};
+    const int64_t at = to.out_offset(a) + column;
+    const Type type{p.out_type};
+    const bool packed = p.out_whole && a.dv % kColumns == 0;
+    auto* words = reinterpret_cast<uint2*>(static_cast<unsigned short*>(a.out) + at);
+    if (packed && type == Type::bf16) {
+      *words = {pack<Half::bf16>(x[0], x[1]), pack<Half::bf16>(x[2], x[3])};
+    } else if (packed && type == Type::f16) {
+      *words = {pack<Half::f16>(x[0], x[1]), pack<Half::f16>(x[2], x[3])};
+    } else {
+#pragma unroll
+      for (int c = 0; c < kColumns; ++c) {
+        if (column + c < a.dv) store(type, a.out, at + c, x[c]);
+      }
+    }
+  }
+}
 
 }  // namespace octavo::cuda

@@ -15,10 +15,12 @@ struct Divisor {
 
 inline constexpr int32_t kGroupKeys = 4096;  // of a group of splits, at most, unless it is one
 
-// Of the launch that merges partial results: threads, each with a column, and results at a time.
+// Of the launch that merges partial results: threads, each with four columns of a row, and results
+// at a time.
 inline constexpr int kMergeThreads = 128;
-inline constexpr int kMergeParts = 32;
-inline constexpr int kMergeBytes = kMergeParts * (kMergeThreads + 2) * 4;  // of shared memory
+inline constexpr int kMergeParts = 16;
+inline constexpr int kMergeBytes =
+    kMergeParts * (kMergeThreads * 16 + kMergeThreads / 32 * 8);  // of shared memory
 
 struct TiledParams {
   AttentionParams attention;

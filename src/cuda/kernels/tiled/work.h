@@ -10,6 +10,7 @@
 #pragma once
 
 #include "common/keys.h"
+#include "ptx/math.h"
 #include "tiled/divide.h"
 
 namespace octavo::cuda {
@@ -18,6 +19,13 @@ namespace octavo::cuda {
 __device__ inline int32_t ceil_div(int32_t a, int32_t b) {
   return static_cast<int32_t>((static_cast<unsigned>(a) + static_cast<unsigned>(b) - 1) /
                               static_cast<unsigned>(b));
+}
+
+/// a / b, rounded down unless it is less than a thousandth below the next: a few instructions,
+/// where exact division takes many. `b` is above 0.
+__device__ inline int32_t divide_about(int32_t a, int32_t b) {
+  return static_cast<int32_t>(
+      fmaf(static_cast<float>(a), reciprocal_fast(static_cast<float>(b)), 1e-3f));
 }
 
 inline constexpr int32_t kLongestSplit = 1 << 30;
@@ -51,15 +59,18 @@ __device__ Tiling tiling_of(const TiledParams& p, int32_t longest_item, int32_t 
         __umulhi(tiles, p.attention.hkv) != 0
             ? 0xffffffffu
             : static_cast<unsigned>(tiles) * static_cast<unsigned>(p.attention.hkv);
-    const unsigned wanted = static_cast<unsigned>(p.blocks_of_request) / blocks;
-    if (wanted > 1) {
+    if (blocks <= static_cast<unsigned>(p.blocks_of_request) / 2) {
+      const int32_t wanted = divide_about(p.blocks_of_request, static_cast<int32_t>(blocks));
       const int32_t shortest = p.shortest_split >> (kv_len <= p.short_request ? 1 : 0);
-      split = max(ceil_div(kv_len, static_cast<int32_t>(wanted)), shortest);
+      const int32_t splits = max(min(wanted, divide_about(kv_len, shortest)), 1);
+      split = divide_about(kv_len, splits);
+      const int32_t left = kv_len - split * splits;
+      if (left > 0) split += divide_about(left, splits) + 1;
     }
   }
   if (split == 0) return {rows, tiles, kLongestSplit, 1, 1, 1};
   split = ceil_div(min(split, kLongestSplit), Keys) * Keys;
-  const int32_t group = max(kGroupKeys / split, 1);
+  const int32_t group = max(divide_about(kGroupKeys, split), 1);
   const int32_t together = group * split <= longest_item ? group : 1;
   return {rows, tiles, split, group, together, max(ceil_div(kv_len, split * together), 1)};
 }
