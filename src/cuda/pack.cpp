@@ -63,11 +63,11 @@ void add_variants(const KernelInfo& kernel, const Problem& problem, const Device
 
 /// Lengths and, for decode and prompts, prefixes that requests share; and prompts of few keys.
 constexpr std::string_view kCommonLengths[] = {
-    "q_len=1 kv_len=8192",    "q_len=1 kv_len=8192 prefix=4096",
-    "q_len=4096 kv_len=8192", "q_len=4096 kv_len=8192 prefix=4096",
-    "q_len=64 kv_len=64",     "q_len=64 kv_len=64 b=1000",
-    "q_len=128 kv_len=128",   "q_len=128 kv_len=128 b=1000",
-    "q_len=256 kv_len=256"};
+    "q_len=1 kv_len=8192",        "q_len=1 kv_len=8192 prefix=4096",
+    "q_len=4096 kv_len=8192",     "q_len=4096 kv_len=8192 prefix=4096",
+    "q_len=64 kv_len=64",         "q_len=128 kv_len=128",
+    "q_len=130 kv_len=256",       "q_len=128 kv_len=128 b=1000",
+    "q_len=256 kv_len=256 b=1000"};
 
 std::vector<Problem> common_problems() {
   std::vector<Problem> problems;

@@ -28,29 +28,33 @@ struct Part {
 };
 
 /// Of a batch in which no request has many keys, but some have more rows than few, if that fits.
-/// Thread blocks take several tiles of rows where the device has not room for all blocks at a time:
-/// they load K and V once. Rows have the same bits either way.
+/// How many tiles of rows a thread block takes does not matter to a row's bits: several load keys
+/// once for all, but where the device has room for all blocks at a time one is soonest done.
 std::optional<Part> short_part(const Problem& p, const Device& device) {
   constexpr double kBegin = 1.5;  // of a block, in tiles of rows
-  if (p.invariant || p.split != 0 || size_of(p.kv) != 2 ||
-      p.max_q_len() * p.group() <= kSm90FewRows) {
+  const std::int64_t most_rows = p.max_q_len() * p.group();
+  if (p.invariant || p.split != 0 || size_of(p.kv) != 2 || most_rows <= kSm90FewRows) {
     return std::nullopt;
   }
   std::optional<Part> best;
   double least = 0;
   for (const int count : {1, 2, 4, 8, 16}) {
     const Sm90Tile tile =
-        sm90_short_requests(p.max_kv_len(), count > 1, sm90_dims(p), device.shared_per_block);
-    if (tile.shape.rows == 0) break;
+        sm90_short_requests(p.max_kv_len(), count, sm90_dims(p), device.shared_per_block);
+    const bool fits = tile.shape.rows != 0;
+    if (!fits || most_rows <= (tile.groups - 1) * tile.shape.rows) continue;
     RowClass rows{1, kAnyRows, tile.shape};
     rows.tile.rows *= count;
     const std::int64_t blocks = Units::of(p, rows, {0, 0}, p.batch(), p.total_q()).all * p.hkv;
     const std::int64_t together = std::int64_t{tile.blocks} * device.multiprocessors;
-    const double time = static_cast<double>((blocks + together - 1) / together) * (count + kBegin);
-    if (!best || time < least) {
-      best = {rows, tile};
-      least = time;
-    }
+    // A lone warpgroup of a multiprocessor has nothing to hide its waits.
+    if (tile.blocks * tile.groups == 1 && blocks > together) continue;
+    const int of_group = (count + tile.groups - 1) / tile.groups;
+    const double time =
+        static_cast<double>((blocks + together - 1) / together) * (of_group + kBegin);
+    if (best && time >= least) continue;
+    best = {rows, tile};
+    least = time;
   }
   return best;
 }
@@ -139,7 +143,10 @@ Variant variant_of(const Problem& p, const Part& part) {
   Variant variant =
       few ? with("sm90/few.cu", "octavo_sm90_few") : with("sm90/short.cu", "octavo_sm90_short");
   define(variant, "OCTAVO_BLOCKS", part.tile.blocks);
-  if (!few) define(variant, "OCTAVO_SEVERAL_TILES", part.row_tiles() > 1 ? 1 : 0);
+  if (!few) {
+    define(variant, "OCTAVO_GROUPS", part.tile.groups);
+    define(variant, "OCTAVO_SEVERAL_TILES", part.row_tiles() > part.tile.groups ? 1 : 0);
+  }
   return variant;
 }
 

@@ -22,6 +22,7 @@ struct Sm90Tile {
   int threads = 0;
   int blocks = 0;  ///< of a multiprocessor
   int stages = 0;  ///< tiles of K and of V in shared memory
+  int groups = 1;  ///< warpgroups that have tiles of rows of their own
   int shared_bytes = 0;
 };
 
@@ -95,30 +96,31 @@ constexpr Sm90Tile sm90_few_rows(const HeadDims& dims, int kv_bytes, int shared_
 
 /// Keys of a request up to which kernels/sm90/short.cu is faster than the others.
 constexpr std::int64_t sm90_short_keys(const HeadDims& dims) {
-  return std::max(dims.d, dims.dv) == 64 ? 256 : 128;
+  return std::max(dims.d, dims.dv) <= 128 ? 256 : 128;
 }
 
-/// Of kernels/sm90/short.cu, for requests of up to so many keys, which are its stages' tiles.
-/// `several`: tiles of rows, one after another. No rows: there is no such tile. A warp's S and O
-/// take (keys + dv) / 2 registers of each of its lanes, one after the other where a tile has all
-/// keys.
-constexpr Sm90Tile sm90_short_requests(std::int64_t keys, bool several, const HeadDims& dims,
+/// Of kernels/sm90/short.cu, for requests of up to so many keys, which are its stages' tiles, and
+/// thread blocks that take so many tiles of rows. No rows: there is no such tile.
+constexpr Sm90Tile sm90_short_requests(std::int64_t keys, int row_tiles, const HeadDims& dims,
                                        int shared_limit) {
+  if (keys > sm90_short_keys(dims)) return {};
   const int widest = std::max(dims.d, dims.dv);
-  // Loading narrow keys once for several tiles gives less than the registers that it takes.
-  if (keys > sm90_short_keys(dims) || (several && widest == 64)) return {};
-  Sm90Tile tile{Sm90Source::short_ones, {64, 4, 64}, 128, 2, 1};
+  Sm90Tile tile{Sm90Source::short_ones, {64, 4, 64}, 0, 0, 1};
   while (tile.stages * tile.shape.keys < keys) tile.stages *= 2;
-  const int queries = tile.shape.rows * slabs_of(dims.d * 2) * 128;
-  const int known = 1024;  // of a tile of rows; and barriers
+  // Where one block's keys leave no room for those of others, its warpgroups do.
+  if (row_tiles > 1) tile.groups = widest == 64 ? (tile.stages + 1) / 2 : tile.stages;
+  if (row_tiles > 1 && (tile.groups == 1 || row_tiles < tile.groups)) return {};
+  tile.threads = tile.groups * 128;
+  const int known = 768 + tile.groups * (row_tiles > tile.groups ? 1536 : 768);
   tile.shared_bytes = tile.stages * sm90_stage_bytes(tile.shape.keys, dims, 2) +
-                      (several ? 2 * queries + 3 * known : queries + known);
+                      tile.groups * tile.shape.rows * slabs_of(dims.d * 2) * 128 + known;
   if (tile.shared_bytes > shared_limit) return {};
-  if (widest <= 192) tile.blocks = 3;
-  if (widest <= 128) tile.blocks = 4;
-  if (widest == 64) tile.blocks = tile.stages == 1 ? 6 : 5;
-  tile.blocks =
-      std::min(tile.blocks, (shared_limit + kSm90Reserved) / (tile.shared_bytes + kSm90Reserved));
+  // A warp's S and O take (keys + dv) / 2 registers of each of its lanes, one after the other where
+  // a tile has all keys.
+  int together = widest <= 128 ? 4 : widest <= 192 ? 3 : 2;  // warpgroups of a multiprocessor
+  if (widest == 64 && tile.groups == 1) together = tile.stages == 1 ? 6 : 5;
+  tile.blocks = std::min(together / tile.groups,
+                         (shared_limit + kSm90Reserved) / (tile.shared_bytes + kSm90Reserved));
   return tile;
 }
 

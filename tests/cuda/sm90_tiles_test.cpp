@@ -43,13 +43,19 @@ TEST(Sm90Tiles, OfShortRequestsHaveRoomForAllTheirKeys) {
       const HeadDims dims = dims_of(d, dv);
       const std::int64_t most = sm90_short_keys(dims);
       for (std::int64_t keys = 0; keys <= most; ++keys) {
-        const Sm90Tile tile = sm90_short_requests(keys, false, dims, kLimit);
-        ASSERT_GE(tile.stages * tile.shape.keys, keys) << "d=" << d << " dv=" << dv;
-        ASSERT_GE(tile.blocks, 1) << "d=" << d << " dv=" << dv << " keys=" << keys;
-        ASSERT_LE(tile.blocks * (tile.shared_bytes + kSm90Reserved), kLimit + kSm90Reserved)
-            << "d=" << d << " dv=" << dv << " keys=" << keys;
+        int tiles = 0;
+        for (const int row_tiles : {1, 16}) {
+          const Sm90Tile tile = sm90_short_requests(keys, row_tiles, dims, kLimit);
+          if (tile.shape.rows == 0) continue;
+          ++tiles;
+          ASSERT_GE(tile.stages * tile.shape.keys, keys) << "d=" << d << " dv=" << dv;
+          ASSERT_GE(tile.blocks, 1) << "d=" << d << " dv=" << dv << " keys=" << keys;
+          ASSERT_LE(tile.blocks * (tile.shared_bytes + kSm90Reserved), kLimit + kSm90Reserved)
+              << "d=" << d << " dv=" << dv << " keys=" << keys;
+        }
+        ASSERT_GE(tiles, 1) << "d=" << d << " dv=" << dv << " keys=" << keys;
       }
-      EXPECT_EQ(sm90_short_requests(most + 1, false, dims, kLimit).shape.rows, 0);
+      EXPECT_EQ(sm90_short_requests(most + 1, 1, dims, kLimit).shape.rows, 0);
     }
   }
 }

@@ -242,13 +242,16 @@ TEST(EmulatedKernels, ThreadBlocksOfShortRequestsTakeSeveralTilesOfRows) {
   Device device = hopper();
   device.multiprocessors = 1;  // so that there is not room for all blocks at a time
   const Texts problems = {
-      "paged q=bf16 hq=16 hkv=1 d=96 mask=causal lse q_len=64,9,0,64,33 kv_len=64,9,0,64,64",
-      "paged q=bf16 hq=4 hkv=2 d=80 page=7 mask=causal lse q_len=99,170,64 kv_len=99,33,128",
+      // One tile for each warpgroup, and more.
+      "paged q=bf16 hq=2 hkv=2 d=96 mask=causal lse q_len=100,128,65 kv_len=100,128,99",
+      "paged q=bf16 hq=16 hkv=1 d=96 mask=causal lse q_len=64,9,0,64,33 kv_len=64,9,0,128,64",
+      "paged q=bf16 hq=4 hkv=2 d=80 page=7 mask=causal lse q_len=199,170,64 kv_len=99,33,128",
       "paged order=hnd q=bf16 hq=8 hkv=2 d=96 page=8 mask=window:20,0 lse b=3 q_len=70 kv_len=97",
+      "paged q=bf16 hq=8 hkv=2 d=96 mask=causal lse q_len=220,65,0,170 kv_len=220,33,9,256",
+      "ragged q=bf16 hq=6 hkv=3 d=96 mask=none lse q_len=200,165,70 kv_len=110,0,64",
       // Values that no row sees are NaN.
-      "paged q=bf16 hq=4 hkv=2 d=96 mask=bits lse q_len=100,65,70 kv_len=60,33,64",
-      "paged q=bf16 hq=4 hkv=2 d=96 page=5 mask=bits alibi lse q_len=100,65,70 kv_len=60,33,64",
-      "ragged q=bf16 hq=6 hkv=3 d=96 mask=none lse q_len=100,65,70 kv_len=50,0,64",
+      "paged q=bf16 hq=4 hkv=2 d=96 mask=bits lse q_len=200,165,170 kv_len=120,33,64",
+      "paged q=bf16 hq=4 hkv=2 d=96 page=5 mask=bits alibi lse q_len=200,165,170 kv_len=120,33,64",
   };
   EXPECT_EQ(run_all(cuda::sm90(), problems, device), problems.size());
 }

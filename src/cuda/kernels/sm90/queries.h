@@ -19,7 +19,7 @@ __device__ inline bool are_whole(const Sm90Params& p, const Rows& rows) {
 template <typename Take>
 __device__ inline void for_queries(QueryTile& q, const Take& take) {
   constexpr int kChunks = kD / 8;  // of a row
-  const int group = static_cast<int>(threadIdx.x) / kGroupThreads;
+  const int group = static_cast<int>(threadIdx.x) / kGroupThreads % kWarpgroups;
 #pragma unroll 1
   for (int at = static_cast<int>(threadIdx.x) % kGroupThreads; at < kRowsOfGroup * kChunks;
        at += kGroupThreads) {
@@ -34,7 +34,7 @@ __device__ inline bool start_queries(const Sm90Params& p, const Rows& rows, Quer
   if (!are_whole(p, rows)) return false;
   constexpr int kChunks = kD / 8;  // of a row
   const int lane = lane_of_warp();
-  const int first = warp_of_block() * kRowsOfWarp;
+  const int first = row_of_warp(0);
   const int own = first + lane % kRowsOfWarp;  // whose place others ask of this lane
   const int count = rows.tile.rows;
   const int64_t offset = own < count ? query_offset(p, rows.tile, rows.kv_head, own) : 0;
