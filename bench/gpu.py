@@ -76,6 +76,9 @@ def cases() -> list[Case]:
         Case("decode 1 x 128k, 32/8 d=128", 1, 1, 131072, 32, 8, 128, page=16, by_bytes=True),
         Case("decode 1 x 8k, 32/8 d=128", 1, 1, 8192, 32, 8, 128, page=16, by_bytes=True),
         Case("prompts 64 x 64, 14/2 d=64", 64, 64, 64, 14, 2, 64, page=16),
+        Case("prompts 64 x 128, 32/8 d=128", 64, 128, 128, 32, 8, 128, page=16),
+        Case("prompts 64 x 256, 32/8 d=128", 64, 256, 256, 32, 8, 128, page=16),
+        Case("prompts 4 x 256, 32/8 d=128", 4, 256, 256, 32, 8, 128, page=16),
     ]
     return found
 

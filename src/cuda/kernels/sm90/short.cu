@@ -299,6 +299,8 @@ class Walk {
   }
 
   /// Those of tile `i` of V, which was cleared of them, to rows that see them: from where they lie.
+  /// Inline, as all that has sums: in memory, they would be stored while a product still adds to
+  /// them.
   __device__ void add_hidden_specials(const Rows& rows, int i, int32_t first, Sums& sums) const {
     const KvParam& v = p_.attention.v;
     const Work& work = shared_.work;

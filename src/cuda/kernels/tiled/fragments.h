@@ -14,8 +14,8 @@ using Weights = unsigned[kBlocks][kWarpKeys / 16][4];
 __device__ inline int lane_of_warp() { return static_cast<int>(threadIdx.x) % 32; }
 __device__ inline int warp_of_block() { return static_cast<int>(threadIdx.x) / 32; }
 
-/// A row of this warp's, among those of its tile. Beyond kWarps, others have the same rows of a tile,
-/// or of another.
+/// A row of this warp's, among those of its tile. Warps beyond kWarps have the same rows of it, or
+/// those of another tile.
 __device__ inline int row_of_warp(int row) { return warp_of_block() % kWarps * kRowsOfWarp + row; }
 /// The row of the tile that element pair `half` of a fragment belongs to.
 __device__ inline int row_of(int block, int half) {
