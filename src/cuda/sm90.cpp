@@ -49,9 +49,9 @@ std::optional<Part> short_part(const Problem& p, const Device& device) {
     const std::int64_t together = std::int64_t{tile.blocks} * device.multiprocessors;
     // A lone warpgroup of a multiprocessor has nothing to hide its waits.
     if (tile.blocks * tile.groups == 1 && blocks > together) continue;
+    const std::int64_t rounds = (blocks + together - 1) / together;
     const int of_group = (count + tile.groups - 1) / tile.groups;
-    const double time =
-        static_cast<double>((blocks + together - 1) / together) * (of_group + kBegin);
+    const double time = static_cast<double>(rounds) * (of_group + kBegin);
     if (best && time >= least) continue;
     best = {rows, tile};
     least = time;

@@ -91,25 +91,27 @@ Row oracle_row(const Case& c, std::int64_t request, std::int64_t query, std::int
   if (scores.empty()) return row;  // nothing but a sink: exactly 0
 
   std::vector<double> weighted(static_cast<std::size_t>(p.dv), 0);  // W
-  double largest_v = 0;
+  std::vector<double> magnitudes(static_cast<std::size_t>(p.dv), 0);
   for (const Score& score : scores) {
     const double weight = std::exp(score.value - largest) / denominator;
     const double* v = c.v(score.token, kv_head);
     for (std::int64_t i = 0; i < p.dv; ++i) {
       row.out[i] += weight * v[i];
       weighted[i] += weight * std::abs(v[i]);
-      largest_v = std::max(largest_v, std::abs(v[i]));
+      magnitudes[i] += std::abs(v[i]);
     }
   }
   const double out_factor = c.v_scale(kv_head) * c.out_scale(kv_head);
   const double rounded =
       weights == DType::f32 ? 0 : std::ldexp(1.0, -(format_of(weights).mantissa_bits + 1));
-  // Weights below fp32's normal numbers may become 0.
-  const double underflow = n * largest_v * std::abs(out_factor) * 0x1p-126;
+  // Weights below fp32's normal numbers may become 0; those of f16, which GPUs multiply where
+  // neither q nor KV is bf16, are multiples of 2^-24 of a weight that is not above the largest.
+  const bool halves = weights != DType::f32 && p.q != DType::bf16 && p.kv != DType::bf16;
+  const double least = std::abs(out_factor) * (halves ? 0x1p-25 : 0x1p-126);
   for (std::int64_t i = 0; i < p.dv; ++i) {
     const double exact = row.out[i] * out_factor;
-    const double error =
-        weighted[i] * std::abs(out_factor) * (2.2 * ds + sum_error + rounded) + underflow;
+    const double error = weighted[i] * std::abs(out_factor) * (2.2 * ds + sum_error + rounded) +
+                         magnitudes[i] * least;
     row.out_bound[i] = kSlack * (error + storing_error(std::abs(exact) + error, p.out));
     const double limit = format_of(p.out).largest;
     row.out[i] = is_fp8(p.out) ? std::clamp(exact, -limit, limit) : exact;
