@@ -142,33 +142,38 @@ __device__ void load(const Sm90Params& p, const Work& work, const Source& from) 
   commit_copies();
 }
 
+/// By all: calls take(key, words) for each 16 bytes of V's tiles, of which a thread has its share.
+template <typename Take>
+__device__ void for_values(const Sm90Params& p, Shared& shared, const Take& take) {
+  constexpr int kChunks = kRowBytes / 16;
+  const int32_t first = shared.work.first_key();
+  const int tiles = shared.work.key_tiles();
+  const int chunk = static_cast<int>(threadIdx.x) % kChunks;
+#pragma unroll 1
+  for (int i = 0; i < tiles; ++i) {
+#pragma unroll
+    for (int r = 0; r < kKeys; r += kBlockThreads / kChunks) {
+      const int row = r + static_cast<int>(threadIdx.x) / kChunks;
+#pragma unroll
+      for (int slab = 0; slab < kValueSlabs; ++slab) {
+        const int at = place_in_tile(p.v.steps, row, slab, chunk * 16);
+        take(first + i * kKeys + row, *reinterpret_cast<uint4*>(shared.v[i] + at));
+      }
+    }
+  }
+}
+
 /// By all, when V is there or will be: what is not to be read becomes 0, because 0 times garbage is
 /// not 0. So do infinite and NaN values, if some rows may not see them: says whether there are any.
 __device__ bool make_ready(const Sm90Params& p, Shared& shared) {
-  constexpr int kChunks = kRowBytes / 16;
   const Work& work = shared.work;
   const int32_t first = work.first_key();
   const int tiles = work.key_tiles();
-  const auto for_chunks = [&](const auto& take) {
-    const int chunk = static_cast<int>(threadIdx.x) % kChunks;
-#pragma unroll 1
-    for (int i = 0; i < tiles; ++i) {
-#pragma unroll
-      for (int r = 0; r < kKeys; r += kBlockThreads / kChunks) {
-        const int row = r + static_cast<int>(threadIdx.x) / kChunks;
-#pragma unroll
-        for (int slab = 0; slab < kValueSlabs; ++slab) {
-          const int at = place_in_tile(p.v.steps, row, slab, chunk * 16);
-          take(first + i * kKeys + row, *reinterpret_cast<uint4*>(shared.v[i] + at));
-        }
-      }
-    }
-  };
   for (int i = 0; p.box_rows > 0 && i < tiles; ++i) wait(shared.v_full[i], 0);
   const bool whole = first == work.keys.begin && work.keys.end - first == tiles * kKeys;
   if (!kMasked && whole) return false;
   unsigned carries = 0;
-  for_chunks([&](int32_t key, uint4& words) {
+  for_values(p, shared, [&](int32_t key, uint4& words) {
     if (key >= work.keys.begin && key < work.keys.end) {
       carries |= carries_of(words);
     } else {
@@ -177,7 +182,7 @@ __device__ bool make_ready(const Sm90Params& p, Shared& shared) {
   });
   fence_async_proxy();
   if (!__syncthreads_or((carries & kSigns) != 0) || !kMasked) return false;
-  for_chunks([&](int32_t, uint4& words) {
+  for_values(p, shared, [&](int32_t, uint4& words) {
     words = {without_specials(words.x), without_specials(words.y), without_specials(words.z),
              without_specials(words.w)};
   });
