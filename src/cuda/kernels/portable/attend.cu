@@ -29,17 +29,6 @@ struct Walk {
   Softmax softmax;
   Sums sums;
 
-  __device__ void clear() {
-#pragma unroll
-    for (int b = 0; b < kBlocks; ++b) {
-#pragma unroll
-      for (int n = 0; n < kValueTiles; ++n) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) sums[b][n][i] = 0;
-      }
-    }
-  }
-
   /// Takes a tile of keys, all of which every row sees.
   __device__ void step(int32_t first, int stage) {
     Scores scores;
@@ -129,7 +118,7 @@ extern "C" __global__ void __launch_bounds__(kThreads)
 
   const SeenKeys seen_by_all(p, tile, 0, kRows);
   Walk walk{p, shared};
-  walk.clear();
+  clear(walk.sums);
   load_queries(query_address(shared.q), walk.queries);
   int stage = 0;
 #pragma unroll 1

@@ -27,7 +27,7 @@
 #include "sm90/queries.h"
 #include "sm90/ready.h"
 #include "sm90/schedule.h"
-#include "sm90/specials.h"
+#include "tiled/mask.h"
 #include "tiled/output.h"
 
 namespace octavo::cuda {
@@ -76,11 +76,7 @@ class Walk {
   __device__ bool attend(const Item& item, int n) {
     Softmax softmax;
     Sums sums;
-#pragma unroll
-    for (int c = 0; c < kValueTiles; ++c) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) sums[0][c][i] = 0;
-    }
+    clear(sums);
     pin_all(sums);  // or constants are put into registers between products
     const GroupTiles& tiles = item.groups[group_];
     plain_ = uniform(tiles.plain);

@@ -161,11 +161,7 @@ class Walk {
   /// Tiles [i, end).
   __device__ void take_split(const Item& item, int32_t i, int32_t end, const Queries& queries,
                              Softmax& softmax, Sums& sums) {
-#pragma unroll
-    for (int c = 0; c < kValueTiles; ++c) {
-#pragma unroll
-      for (int e = 0; e < 4; ++e) sums[0][c][e] = 0;
-    }
+    clear(sums);
     const KeyRange plain = item.groups[0].plain;
     const float scale = item.rows.logit.scale;
     int32_t first = item.first_of(i) + warp_of_block() * kWarpKeys;

@@ -1,13 +1,13 @@
 // What a warp does for those with rows: it asks for Q by boxes, and makes tiles of V ready. What is
 // not to be read becomes 0, because 0 times garbage is not 0. Of items that are done with care,
-// infinite and NaN values are found.
+// infinite and NaN values are found, which those with rows then settle.
 #pragma once
 
 #include "ptx/packed.h"
 #include "ptx/tma.h"
 #include "sm90/queries.h"
 #include "sm90/shared.h"
-#include "tiled/finite.h"
+#include "tiled/mask.h"
 
 namespace octavo::cuda {
 
@@ -91,6 +91,22 @@ __device__ inline void make_ready(const Sm90Params& p, Shared& shared) {
     }
     shared.items.release(n);
   }
+}
+
+/// By all threads that have rows: adds the infinite and NaN values of a tile to the sums of rows
+/// that see them, and puts zeros in their place. `first`: the tile's first key.
+__device__ inline void settle_specials(const Sm90Params& p, unsigned char* values, const Rows& rows,
+                                       int32_t first, Sums& sums) {
+  add_specials(sums, p, rows, first, [&](int key, int column) {
+    return values + place_in_tile(p.v.steps, key, column / kSlabColumns, column % kSlabColumns * 2);
+  });
+  sync_threads(kRowThreads, kThreads);
+  for (int at = static_cast<int>(threadIdx.x); at < kValueSlabs * kSlabBytes / 4; at += kThreads) {
+    unsigned& elements = reinterpret_cast<unsigned*>(values)[at];
+    elements = without_specials(elements);
+  }
+  fence_async_proxy();
+  sync_threads(kRowThreads, kThreads);
 }
 
 }  // namespace octavo::cuda

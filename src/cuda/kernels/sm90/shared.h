@@ -10,7 +10,8 @@ inline constexpr int kLoaders = 4;  // warps: of K, of V, one that makes V ready
 inline constexpr int kBlockThreads = kThreads + kLoaders * kWarp;
 inline constexpr bool kWholeGroups = OCTAVO_WHOLE_GROUPS;  // a warpgroup's rows are whole tokens
 
-// Barriers of the block, beside kRowThreads and that of __syncthreads.
+// Barriers of the block, beside that of __syncthreads.
+inline constexpr int kRowThreads = 1;  ///< of all threads with rows
 inline constexpr int kFirstGroup = 2;  ///< of a warpgroup, each its own
 inline constexpr int kFirstTurn = 5;   ///< of a warpgroup and the one before it
 

@@ -295,14 +295,6 @@ class Walk {
     write_result(p_, rows.tile, end, sums, Slice{0, p_.attention.dv});
   }
 
-  static __device__ void clear(Sums& sums) {
-#pragma unroll
-    for (int c = 0; c < kValueTiles; ++c) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i) sums[0][c][i] = 0;
-    }
-  }
-
   /// Those of tile `i` of V, which was cleared of them, to rows that see them: from where they lie.
   /// Inline, as all that has sums: in memory, they would be stored while a product still adds to
   /// them.

@@ -8,7 +8,6 @@ namespace octavo::cuda {
 
 inline constexpr int kWarpgroups = kWarps / 4;
 inline constexpr int kGroupThreads = 128;
-inline constexpr int kRowThreads = 1;  // the barrier of all their threads
 inline constexpr int kGroupSlabBytes = kRowsOfGroup * kRowBytes;
 
 static_assert(kRows == kWarpgroups * kRowsOfGroup && kKvBytes == 2);

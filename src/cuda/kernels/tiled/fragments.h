@@ -11,6 +11,17 @@ using Scores = float[kBlocks][kKeyTiles][4];
 using Sums = float[kBlocks][kValueTiles][4];
 using Weights = unsigned[kBlocks][kWarpKeys / 16][4];
 
+__device__ inline void clear(Sums& sums) {
+#pragma unroll
+  for (int b = 0; b < kBlocks; ++b) {
+#pragma unroll
+    for (int n = 0; n < kValueTiles; ++n) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sums[b][n][i] = 0;
+    }
+  }
+}
+
 __device__ inline int lane_of_warp() { return static_cast<int>(threadIdx.x) % 32; }
 __device__ inline int warp_of_block() { return static_cast<int>(threadIdx.x) / 32; }
 
